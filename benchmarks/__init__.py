@@ -1,0 +1,1 @@
+"""One measurement per file; results are JSON with machine, versions and command."""

@@ -1,0 +1,460 @@
+"""Log-mel and MFCC features in numpy alone, the same for training, conversion and the device.
+
+There is one implementation, the streaming `Frontend`; the batch function `features` pushes the whole signal through
+it. Frames are bit-identical however the audio is cut, because every step works row by row: the FFT, the banded mel
+sums and the DCT never mix frames, and no BLAS call (whose rounding depends on the matrix shape) is involved.
+
+Alignment: frame ``k`` covers the samples ``k * hop_length ... k * hop_length + win_length - 1`` of the padded signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.errors import AudioError, SettingsError
+
+Array = npt.NDArray[np.float32]
+
+# Frames computed at once: large enough to amortise numpy's call overhead, small enough to stay in a level-2 cache.
+_FRAMES_PER_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontendSettings:
+    """What turns samples into features; travels inside every model file.
+
+    The defaults are those of R1: 16 kHz, 25 ms Hamming window, 10 ms hop, 512-point FFT, 128 mel bands.
+
+    Attributes:
+        kind: ``log_mel`` or ``mfcc``.
+        sample_rate: Hz.
+        n_fft: FFT length, samples; frames shorter than this are zero-padded.
+        win_length: Analysis window, samples.
+        hop_length: Step between frames, samples.
+        window: ``hamming``, ``hann`` or ``rectangular``.
+        periodic: Window of period ``win_length`` (librosa, scipy) rather than symmetric (numpy, python_speech_features).
+        pre_emphasis: ``y[t] = x[t] - pre_emphasis * x[t - 1]``, with ``x[-1] = 0``; 0 is off.
+        padding: ``none``: only whole frames; ``end``: zeros complete the last frame, as python_speech_features does;
+            ``center``: frame ``k`` is centred on sample ``k * hop_length``, zeros outside, as librosa does.
+        n_mels: Mel bands.
+        fmin: Lower edge of the first band, Hz.
+        fmax: Upper edge of the last band, Hz.
+        mel_scale: ``htk`` (2595 log10(1 + f/700)) or ``slaney`` (linear below 1 kHz, log above; Auditory Toolbox).
+        mel_norm: ``none``: triangles of height 1; ``slaney``: triangles of area 1.
+        mel_edges: ``exact`` frequencies, or ``binned`` to FFT bins as python_speech_features does.
+        power_scale: ``none``: |X|^2; ``n_fft``: |X|^2 / n_fft.
+        log_floor: Powers below this are raised to it before the natural logarithm.
+        n_mfcc: Cepstral coefficients kept (``mfcc`` only).
+        lifter: Sinusoidal lifter L of HTK; 0 is off (``mfcc`` only).
+        energy: Replace coefficient 0 by the log of the frame's total power (``mfcc`` only).
+        deltas: 0, 1 (append deltas) or 2 (append deltas and delta-deltas).
+        delta_width: Frames on either side that the delta regression looks at.
+
+    >>> FrontendSettings().n_features
+    128
+    """
+
+    kind: Literal["log_mel", "mfcc"] = "log_mel"
+    sample_rate: int = 16000
+    n_fft: int = 512
+    win_length: int = 400
+    hop_length: int = 160
+    window: Literal["hamming", "hann", "rectangular"] = "hamming"
+    periodic: bool = False
+    pre_emphasis: float = 0.0
+    padding: Literal["none", "end", "center"] = "none"
+    n_mels: int = 128
+    fmin: float = 0.0
+    fmax: float = 8000.0
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_norm: Literal["none", "slaney"] = "none"
+    mel_edges: Literal["exact", "binned"] = "exact"
+    power_scale: Literal["none", "n_fft"] = "none"
+    log_floor: float = 1e-8
+    n_mfcc: int = 13
+    lifter: int = 22
+    energy: bool = False
+    deltas: int = 0
+    delta_width: int = 2
+
+    def __post_init__(self) -> None:
+        choices = {
+            "kind": ("log_mel", "mfcc"),
+            "window": ("hamming", "hann", "rectangular"),
+            "padding": ("none", "end", "center"),
+            "mel_scale": ("htk", "slaney"),
+            "mel_norm": ("none", "slaney"),
+            "mel_edges": ("exact", "binned"),
+            "power_scale": ("none", "n_fft"),
+            "deltas": (0, 1, 2),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"front end: {name} is {getattr(self, name)!r}; choose one of {allowed}")
+        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "n_mfcc", "delta_width"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise SettingsError(f"front end: {name} is {value!r}; it needs a whole number of at least 1")
+        if self.win_length > self.n_fft:
+            raise SettingsError(
+                f"front end: win_length {self.win_length} is longer than n_fft {self.n_fft}; raise n_fft"
+            )
+        if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
+            raise SettingsError(
+                f"front end: mel range {self.fmin:g} to {self.fmax:g} Hz; it needs 0 <= fmin < fmax <= "
+                f"{self.sample_rate / 2:g} Hz, half the sample rate"
+            )
+        if not self.log_floor > 0:
+            raise SettingsError(f"front end: log_floor is {self.log_floor!r}; it needs a power above 0")
+        if self.kind == "mfcc" and self.n_mfcc > self.n_mels:
+            raise SettingsError(f"front end: n_mfcc {self.n_mfcc} is more than n_mels {self.n_mels}")
+
+    @property
+    def n_features(self) -> int:
+        """Width of one frame: coefficients, times 1, 2 or 3 with the deltas."""
+        return (self.n_mels if self.kind == "log_mel" else self.n_mfcc) * (1 + self.deltas)
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.sample_rate / self.hop_length
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FrontendSettings:
+        """Settings from a model file or a recipe.
+
+        Raises:
+            SettingsError: A key is unknown or a value is out of range.
+        """
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise SettingsError(f"front end: unknown setting {unknown[0]!r}; known: {[f.name for f in fields(cls)]}")
+        return cls(**values)
+
+
+def hz_to_mel(hz: npt.ArrayLike, scale: str = "htk") -> npt.NDArray[np.float64]:
+    """Frequencies in Hz to mel: HTK's formula (O'Shaughnessy 1987) or Slaney's (Auditory Toolbox 1998).
+
+    >>> float(hz_to_mel(1000.0, "slaney"))
+    15.0
+    """
+    f = np.asarray(hz, np.float64)
+    if scale == "htk":
+        return 2595.0 * np.log10(1.0 + f / 700.0)
+    return np.where(f < 1000.0, f * 3 / 200, 15.0 + np.log(np.maximum(f, 1e-9) / 1000.0) * 27 / np.log(6.4))
+
+
+def mel_to_hz(mel: npt.ArrayLike, scale: str = "htk") -> npt.NDArray[np.float64]:
+    """The inverse of `hz_to_mel`."""
+    m = np.asarray(mel, np.float64)
+    if scale == "htk":
+        return 700.0 * (10.0 ** (m / 2595.0) - 1.0)
+    return np.where(m < 15.0, m * 200 / 3, 1000.0 * np.exp((m - 15.0) * np.log(6.4) / 27))
+
+
+def mel_edges(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+    """The ``n_mels + 2`` corner frequencies of the triangles, in FFT bins (fractional where ``exact``)."""
+    s = settings
+    low, high = hz_to_mel([s.fmin, s.fmax], s.mel_scale)
+    hz = mel_to_hz(np.linspace(low, high, s.n_mels + 2), s.mel_scale)
+    if s.mel_edges == "binned":
+        return np.floor((s.n_fft + 1) * hz / s.sample_rate)
+    return hz * (s.n_fft / s.sample_rate)
+
+
+def mel_filterbank(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+    """Triangular mel filters as a dense matrix, ``(n_mels, n_fft // 2 + 1)``, float64.
+
+    Every band is a triangle that rises from edge ``m`` to ``m + 1`` and falls to ``m + 2``; bands so narrow that no FFT
+    bin lies inside (low bands at a high ``n_mels``) are all zero and come out at the log floor.
+    """
+    s = settings
+    edges = mel_edges(s)
+    bins = np.arange(s.n_fft // 2 + 1, dtype=np.float64)
+    width = np.diff(edges)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rising = (bins - edges[:-2, None]) / width[:-1, None]
+        falling = (edges[2:, None] - bins) / width[1:, None]
+        triangles = np.maximum(0.0, np.fmin(rising, falling))
+    if s.mel_edges == "binned":  # a triangle whose rising side has no width is its falling side alone
+        inside = (bins >= edges[:-2, None]) & (bins < edges[2:, None])
+        rises = bins < edges[1:-1, None]
+        triangles = np.where(inside, np.where(rises, rising, falling), 0.0)
+    if s.mel_norm == "slaney":
+        triangles *= (2.0 * s.n_fft / s.sample_rate / (edges[2:] - edges[:-2]))[:, None]
+    return np.nan_to_num(triangles, nan=0.0, posinf=0.0)
+
+
+class _BandedMel:
+    """Mel energies as sums over the stretches between neighbouring mel edges.
+
+    Within one stretch a bin lies on the rising side of one band and on the falling side of the band before, and on no
+    other: two weights per bin describe the whole matrix, and each band is two short sums. It costs ``4 * n_bins``
+    operations per frame where the dense matrix costs ``2 * n_mels * n_bins``.
+    """
+
+    def __init__(self, settings: FrontendSettings) -> None:
+        dense = mel_filterbank(settings)
+        n_mels, n_bins = dense.shape
+        edges = mel_edges(settings)
+        side = "right" if settings.mel_edges == "binned" else "left"
+        stretch = np.searchsorted(edges, np.arange(n_bins), side=side) - 1  # -1: below the first edge
+        starts = np.searchsorted(stretch, np.arange(n_mels + 1), side="left")
+        ends = np.searchsorted(stretch, np.arange(n_mels + 1), side="right")
+        bins = np.arange(n_bins)
+        rising_band, falling_band = np.clip(stretch, 0, n_mels - 1), np.clip(stretch - 1, 0, n_mels - 1)
+        rising = np.where((stretch >= 0) & (stretch < n_mels), dense[rising_band, bins], 0.0)
+        falling = np.where((stretch >= 1) & (stretch <= n_mels), dense[falling_band, bins], 0.0)
+        first, last = int(starts[0]), int(ends[-1])
+        self.bins = slice(first, last)
+        self._rising = rising[first:last].astype(np.float32)
+        self._falling = falling[first:last].astype(np.float32)
+        # reduceat answers an empty stretch with the element at its start; those answers are zeroed afterwards.
+        self._starts = np.minimum(starts - first, last - first - 1)
+        self._empty = np.flatnonzero(starts == ends)
+        self._weighted = np.empty((_FRAMES_PER_CHUNK, last - first), np.float32)
+        self._sums = np.empty((2, _FRAMES_PER_CHUNK, n_mels + 1), np.float32)
+
+    def __call__(self, power: Array, out: Array) -> None:
+        """``power`` (n_frames, n_bins) to mel energies ``out`` (n_frames, n_mels); at most one chunk of frames."""
+        n = len(power)
+        weighted, sums = self._weighted[:n], self._sums[:, :n]
+        for weights, total in ((self._rising, sums[0]), (self._falling, sums[1])):
+            np.multiply(power[:, self.bins], weights, out=weighted)
+            np.add.reduceat(weighted, self._starts, axis=1, out=total)
+            total[:, self._empty] = 0.0
+        np.add(sums[0, :, :-1], sums[1, :, 1:], out=out)
+
+
+class _Cepstrum:
+    """Orthonormal DCT-II of each row by way of one FFT of the same length (Makhoul 1980), then HTK's lifter."""
+
+    def __init__(self, settings: FrontendSettings) -> None:
+        n, k = settings.n_mels, np.arange(settings.n_mfcc)
+        self._order = np.concatenate([np.arange(0, n, 2), np.arange(1, n, 2)[::-1]])
+        scale = np.where(k == 0, np.sqrt(1 / n), np.sqrt(2 / n))
+        if settings.lifter:
+            scale = scale * (1 + settings.lifter / 2 * np.sin(np.pi * k / settings.lifter))
+        twiddle = scale * np.exp(-0.5j * np.pi * k / n)
+        self._real, self._imag = twiddle.real, twiddle.imag
+
+    def __call__(self, log_mel: Array) -> Array:
+        spectrum = np.fft.fft(log_mel[:, self._order], axis=1)[:, : len(self._real)]
+        return (spectrum.real * self._real - spectrum.imag * self._imag).astype(np.float32)
+
+
+class _Deltas:
+    """Appends regression deltas to a stream of frames, edge frames repeated at both ends of the stream.
+
+    ``d[t] = sum_n n (c[t + n] - c[t - n]) / (2 sum_n n^2)``, n = 1..width (HTK book, eq. 5.16). Frames leave
+    ``width`` frames late, the last ones on `flush`.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._norm = np.float32(1.0 / (2 * sum(n * n for n in range(1, width + 1))))
+        self.reset()
+
+    def reset(self) -> None:
+        self._held: Array | None = None
+
+    def push(self, frames: Array, static: int) -> Array:
+        """Frames (n, d), the last ``static`` columns to be differentiated, to (m, d + static)."""
+        if self._held is None:
+            if not len(frames):
+                return np.empty((0, frames.shape[1] + static), np.float32)
+            held = np.concatenate([np.repeat(frames[:1], self.width, axis=0), frames])
+        else:
+            held = np.concatenate([self._held, frames])
+        n = max(0, len(held) - 2 * self.width)
+        self._held = held[n:].copy()
+        column = held[:, held.shape[1] - static :]
+        delta = np.zeros((n, static), np.float32)
+        for step in range(1, self.width + 1):
+            ahead, behind = self.width + step, self.width - step
+            delta += np.float32(step) * (column[ahead : ahead + n] - column[behind : behind + n])
+        delta *= self._norm
+        return np.concatenate([held[self.width : self.width + n], delta], axis=1)
+
+    def flush(self, static: int) -> Array | None:
+        """The frames still held back, the last one repeated ahead; None if the stream was empty."""
+        if self._held is None:
+            return None
+        return self.push(np.repeat(self._held[-1:], self.width, axis=0), static)
+
+
+class Frontend:
+    """Streaming features: push blocks of any size, get the frames they complete.
+
+    One object serves one stream at a time; `reset` starts the next. Buffers are allocated once.
+
+    >>> frontend = Frontend(FrontendSettings())
+    >>> frontend.push(np.zeros(560, np.float32)).shape, frontend.push(np.zeros(80, np.float32)).shape
+    ((2, 128), (0, 128))
+    """
+
+    def __init__(self, settings: FrontendSettings) -> None:
+        self.settings = s = settings
+        n = np.arange(s.win_length)
+        period = s.win_length if s.periodic else max(1, s.win_length - 1)
+        a0 = {"hamming": 0.54, "hann": 0.5, "rectangular": 1.0}[s.window]
+        self._window = (a0 - (1 - a0) * np.cos(2 * np.pi * n / period)).astype(np.float32)
+        self._mel = _BandedMel(s)
+        self._cepstrum = _Cepstrum(s) if s.kind == "mfcc" else None
+        self._deltas = [_Deltas(s.delta_width) for _ in range(s.deltas)]
+        self._n_static = s.n_features // (1 + s.deltas)
+        self._scale = np.float32(1.0 / s.n_fft if s.power_scale == "n_fft" else 1.0)
+        chunk, bins = _FRAMES_PER_CHUNK, s.n_fft // 2 + 1
+        self._span = (chunk - 1) * s.hop_length + s.win_length  # samples one chunk of frames looks at
+        self._samples = np.empty(self._span, np.float32)
+        self._framed = np.lib.stride_tricks.sliding_window_view(self._samples, s.win_length)[:: s.hop_length]
+        self._frames = np.zeros((chunk, s.n_fft), np.float32)  # right part stays zero: the FFT's padding
+        self._power = np.empty((chunk, bins), np.float32)
+        self._square = np.empty((chunk, bins), np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream."""
+        s = self.settings
+        self._filled = 0  # samples waiting in the buffer
+        self._skip = 0  # samples to drop before the next frame, where the hop is longer than the window
+        self._previous = np.float32(0.0)  # last sample, for the pre-emphasis
+        self._n_samples = 0
+        self._n_frames = 0
+        if s.padding == "center":
+            self._samples[: s.win_length // 2] = 0.0
+            self._filled = s.win_length // 2
+        for stage in self._deltas:
+            stage.reset()
+
+    def push(self, block: npt.ArrayLike) -> Array:
+        """Frames that ``block`` completes.
+
+        Args:
+            block: Mono samples in -1...1, any length, converted to float32.
+
+        Returns:
+            float32 ``(n_frames, n_features)``, ``n_frames`` 0 or more; the caller's to keep.
+
+        Raises:
+            AudioError: The block is not one-dimensional.
+        """
+        x = np.asarray(block, np.float32)
+        if x.ndim != 1:
+            raise AudioError(f"audio block of shape {x.shape}; the front end needs mono samples of shape (n,)")
+        self._n_samples += len(x)
+        if self.settings.pre_emphasis and len(x):
+            emphasised = np.empty_like(x)
+            coefficient = np.float32(self.settings.pre_emphasis)
+            emphasised[0] = x[0] - coefficient * self._previous
+            np.subtract(x[1:], coefficient * x[:-1], out=emphasised[1:])
+            self._previous = x[-1]
+            x = emphasised
+        return self._with_deltas(self._static_frames(x))
+
+    def flush(self) -> Array:
+        """End the stream: the frames that padding and deltas still owe. Call `reset` before the next stream."""
+        s = self.settings
+        if s.padding == "none" or not self._n_samples:
+            owed = 0
+        elif s.padding == "center":
+            owed = 1 + self._n_samples // s.hop_length - self._n_frames
+        else:
+            owed = 1 + max(0, -(-(self._n_samples - s.win_length) // s.hop_length)) - self._n_frames
+        zeros = np.zeros(max(0, owed * s.hop_length + s.win_length), np.float32)
+        frames = self._static_frames(zeros)[:owed] if owed > 0 else np.empty((0, self._n_static), np.float32)
+        frames = self._with_deltas(frames)
+        for i, stage in enumerate(self._deltas):
+            tail = stage.flush(self._n_static)
+            if tail is None:
+                break
+            for later in self._deltas[i + 1 :]:
+                tail = later.push(tail, self._n_static)
+            frames = np.concatenate([frames, tail])
+        return frames
+
+    def _with_deltas(self, frames: Array) -> Array:
+        for stage in self._deltas:
+            frames = stage.push(frames, self._n_static)
+        return frames
+
+    def _static_frames(self, x: Array) -> Array:
+        s = self.settings
+        position = min(self._skip, len(x))
+        self._skip -= position
+        available = self._filled + len(x) - position
+        n_frames = max(0, (available - s.win_length) // s.hop_length + 1)
+        out = np.empty((n_frames, self._n_static), np.float32)
+        done = 0
+        while done < n_frames or position < len(x):
+            take = min(len(x) - position, self._span - self._filled)
+            self._samples[self._filled : self._filled + take] = x[position : position + take]
+            self._filled += take
+            position += take
+            n = max(0, (self._filled - s.win_length) // s.hop_length + 1)
+            if n:
+                self._compute(n, out[done : done + n])
+                done += n
+                used = n * s.hop_length
+                kept = max(0, self._filled - used)
+                self._skip = max(0, used - self._filled)
+                self._samples[:kept] = self._samples[used : used + kept].copy()
+                self._filled = kept
+                jump = min(self._skip, len(x) - position)
+                position += jump
+                self._skip -= jump
+        self._n_frames += n_frames
+        return out
+
+    def _compute(self, n: int, out: Array) -> None:
+        """The first ``n`` frames of the sample buffer, at most one chunk, into ``out``."""
+        s = self.settings
+        frames, power, square = self._frames[:n], self._power[:n], self._square[:n]
+        np.multiply(self._framed[:n], self._window, out=frames[:, : s.win_length])
+        spectrum = np.fft.rfft(frames, axis=1)
+        np.multiply(spectrum.real, spectrum.real, out=power, casting="same_kind")
+        np.multiply(spectrum.imag, spectrum.imag, out=square, casting="same_kind")
+        np.add(power, square, out=power)
+        if self._scale != 1:
+            np.multiply(power, self._scale, out=power)
+        mel = out if self._cepstrum is None else np.empty((n, s.n_mels), np.float32)
+        self._mel(power, mel)
+        np.maximum(mel, np.float32(s.log_floor), out=mel)
+        np.log(mel, out=mel)
+        if self._cepstrum is not None:
+            out[:] = self._cepstrum(mel)
+            if s.energy:
+                total = np.add.reduce(power, axis=1)
+                out[:, 0] = np.log(np.maximum(total, np.float32(s.log_floor)))
+
+
+def features(signal: npt.ArrayLike, settings: FrontendSettings) -> Array:
+    """Features of a whole signal: the same frames as `Frontend` gives for any cut of it.
+
+    Args:
+        signal: Mono samples in -1...1 at ``settings.sample_rate``, shape ``(n_samples,)``.
+        settings: What to compute.
+
+    Returns:
+        float32 ``(n_frames, n_features)``. Without padding ``n_frames`` is ``1 + (n_samples - win_length) //
+        hop_length``, or 0 for a signal shorter than one window.
+    """
+    frontend = Frontend(settings)
+    return np.concatenate([frontend.push(signal), frontend.flush()])
+
+
+def delta(frames: npt.ArrayLike, width: int = 2) -> Array:
+    """Regression deltas of ``(n_frames, d)``, same shape, float32; edge frames are repeated.
+
+    >>> delta(np.arange(5.0)[:, None]).ravel().tolist()
+    [0.5, 0.800000011920929, 1.0, 0.800000011920929, 0.5]
+    """
+    c = np.asarray(frames, np.float32)
+    if len(c) == 0:
+        return c.copy()
+    stage = _Deltas(width)
+    parts = [stage.push(c, c.shape[1]), stage.flush(c.shape[1])]
+    return np.concatenate([p for p in parts if p is not None])[:, c.shape[1] :]

@@ -1,0 +1,1 @@
+"""From corpora on disk to a trained Keras model: labels, splits, features, augmentation, zoo, fit, metrics."""
