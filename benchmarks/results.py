@@ -1,0 +1,28 @@
+"""Results files: one JSON per benchmark, with the machine, versions and command that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from serkit.benchmarks.environment import environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_results(path: Path, benchmark: str, rows: list[dict[str, Any]]) -> None:
+    """Write ``rows`` as ``benchmarks/results/<name>.json`` looks; atomically."""
+    command = shlex.join(["serkit", *sys.argv[1:]])
+    content = {"schema": 1, "benchmark": benchmark, **environment(), "command": command, "rows": rows}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """All results files of a folder, by name."""
+    return {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json"))}

@@ -1,0 +1,162 @@
+"""Write the one file: flatbuffer, zip with ``model.json`` and ``card.md``, and the detached signature."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from serkit.benchmarks.environment import commit, versions
+from serkit.convert.card import model_card
+from serkit.convert.export import FORMATS, export
+from serkit.convert.parity import parity
+from serkit.edge.bundle import SCHEMA
+from serkit.edge.engine import Engine
+from serkit.edge.errors import ModelError, SettingsError
+from serkit.edge.signature import sign, signing_key
+from serkit.edge.window import cut_windows, normalise, silence
+from serkit.train.corpora import CORPORA
+from serkit.train.fit import learned_from, load_run
+from serkit.train.recipe import Recipe
+from serkit.train.scoring import window_utterances
+
+
+def convert_run(run: Path, format: str, output: Path, name: str | None = None) -> dict[str, Any]:
+    """Convert a run, check its parity, and write the signed bundle.
+
+    Args:
+        run: A finished run folder.
+        format: Key of `FORMATS`.
+        output: The ``.tflite`` file; ``<output>.minisig`` goes beside it.
+        name: What the model is called; the file's name by default.
+
+    Returns:
+        The content of ``model.json``, parity included.
+
+    Raises:
+        SettingsError: Unknown format, or ``output`` is not a ``.tflite`` file.
+        ModelError: The converter failed, or the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise SettingsError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
+    if output.suffix != ".tflite":
+        raise SettingsError(f"{output}: a bundle's name ends in .tflite")
+    if not output.parent.is_dir():
+        raise SettingsError(f"{output}: no folder {output.parent}; make it first")
+    recipe, metrics, split = load_run(run)
+    reference = _Reference(run)
+    windows = reference.windows("calibration", recipe)
+    graph = export(run, format, windows)
+    info = _info(recipe, metrics, split, format, name or output.stem)
+    info["calibration"] = reference.names("calibration") if format == "int8" else []
+    info["parity"] = parity(
+        keras.saving.load_model(run / "model.keras", compile=False).predict_on_batch,
+        Engine(graph),
+        window_utterances(reference.frames("validation"), recipe.frontend, recipe.window),
+        reference.emotions("validation"),
+        recipe.labels,
+        metrics["temperature"],
+    )
+    info["size_bytes"] = len(graph)
+    write_bundle(output, graph, info, model_card(info), signing_key())
+    return info
+
+
+class _Reference:
+    """The features a run keeps for conversion."""
+
+    def __init__(self, run: Path) -> None:
+        with np.load(run / "reference.npz") as stored:
+            self._stored = dict(stored)
+
+    def names(self, side: str) -> list[str]:
+        return [str(n) for n in self._stored[f"{side}_names"]]
+
+    def emotions(self, side: str) -> list[str]:
+        return [str(e) for e in self._stored[f"{side}_emotions"]]
+
+    def frames(self, side: str) -> list[Any]:
+        ends = np.cumsum(self._stored[f"{side}_lengths"])
+        return np.split(self._stored[f"{side}_frames"], ends[:-1])
+
+    def windows(self, side: str, recipe: Recipe) -> Any:
+        cut = [
+            cut_windows(f.astype(np.float32), recipe.window, silence(recipe.frontend))[:1] for f in self.frames(side)
+        ]
+        return normalise(np.concatenate(cut), recipe.window)
+
+
+def _info(
+    recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format: str, name: str
+) -> dict[str, Any]:
+    values = recipe.to_dict()
+    scores = {
+        side: {
+            corpus: {k: f[k] for k in ("n_utterances", "uar", "accuracy", "macro_f1", "worst_speaker_uar", "per_sex_uar")}
+            for corpus, f in metrics[side].items()
+        }
+        for side in ("validation", "test")
+    }
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "system": recipe.system,
+        "recipe": recipe.name,
+        "format": format,
+        "labels": list(recipe.labels),
+        "frontend": values["frontend"],
+        "window": values["window"],
+        "temperature": metrics["temperature"],
+        "n_parameters": metrics["n_parameters"],
+        "seed": metrics["seed"],
+        "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in recipe.corpora},
+        "split": values["split"],
+        "learned_from": learned_from(split),
+        "scores_keras": scores,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def write_bundle(path: Path, graph: bytes, info: dict[str, Any], card: str, key: Ed25519PrivateKey) -> None:
+    """Write ``path`` and ``<path>.minisig``, each atomically; a failure leaves what was there before.
+
+    Raises:
+        ModelError: The disk is full or the folder cannot be written.
+    """
+    buffer = io.BytesIO(graph)
+    buffer.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (("model.json", json.dumps(info, indent=1, ensure_ascii=False)), ("card.md", card)):
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+    data = buffer.getvalue()
+    signature = sign(data, key, f"serkit model {info['name']} {info['created']}")
+    _write_atomically({path: data, path.with_name(path.name + ".minisig"): signature.encode()})
+
+
+def _write_atomically(files: dict[Path, bytes]) -> None:
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in files}
+    try:
+        for path, data in files.items():
+            with temporaries[path].open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
+        raise ModelError(f"{next(iter(files))}: cannot be written ({error.strerror}); {advice}") from None
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""The model card: what a person should know before trusting the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(info: dict[str, Any]) -> str:
+    """Markdown, made from ``model.json`` alone."""
+    rows = "\n".join(
+        f"| {corpus} | {side} | {f['n_utterances']} | {f['uar']:.3f} | {f['accuracy']:.3f} | {f['macro_f1']:.3f} | "
+        f"{f['worst_speaker_uar']:.3f} |"
+        for side, corpora in info["scores_keras"].items()
+        for corpus, f in corpora.items()
+    )
+    corpora = "\n".join(f"- {c['title']}: {c['licence']}" for c in info["corpora"].values())
+    p, w, f = info["parity"], info["window"], info["frontend"]
+    return f"""# {info["name"]}
+
+{info["system"]}, {info["n_parameters"]:,} parameters, {info["format"]}, {info["size_bytes"]:,} bytes.
+Emotions: {", ".join(info["labels"])}.
+It hears {w["n_frames"] * f["hop_length"] / f["sample_rate"]:.2f} s at a time, every
+{w["hop_frames"] * f["hop_length"] / f["sample_rate"]:.2f} s, at {f["sample_rate"]} Hz.
+
+## Figures
+
+Protocol `{info["split"]["protocol"]}`, Keras weights before conversion; the epoch and the temperature were chosen on the
+validation side alone. UAR is the unweighted average recall over the emotions the corpus has.
+
+| corpus | side | utterances | UAR | accuracy | macro-F1 | worst speaker's UAR |
+|---|---|---|---|---|---|---|
+{rows}
+
+Conversion, on {p["n_utterances"]} validation utterances: max |dp| {p["max_abs_dp"]}, label agreement
+{p["utterance_label_agreement"]:.3f}, UAR {p["uar_keras"]:.3f} before and {p["uar"]:.3f} after.
+
+## Trained on, and on whose terms
+
+{corpora}
+
+The weights carry the terms of these corpora; where one is non-commercial, so are they.
+
+## Limits
+
+All speakers are actors, few, adult, and speak English or German. Everyday emotion is weaker and mixed; expect lower
+figures than these. The answer says how a voice sounds, never what a person feels.
+
+Not for: judging people at work or in education (EU AI Act, Article 5(1)(f), but for medical or safety reasons), hiring,
+credit, policing, lie detection. Where it is used, people must be told (Article 50(3)).
+"""

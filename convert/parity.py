@@ -1,0 +1,48 @@
+"""How far a converted model strays from the Keras model it came from, on validation speakers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from serkit.edge.engine import Engine
+from serkit.edge.window import softmax
+from serkit.train.metrics import uar
+from serkit.train.scoring import Logits, Windows, pool_utterances
+
+
+def parity(
+    keras_logits: Logits,
+    engine: Engine,
+    windows: Windows,
+    emotions: Sequence[str],
+    labels: Sequence[str],
+    temperature: float,
+) -> dict[str, Any]:
+    """Compare window by window and utterance by utterance.
+
+    Returns:
+        ``max_abs_dp`` and ``mean_abs_dp`` over window probabilities, ``window_label_agreement`` and
+        ``utterance_label_agreement`` (fractions), ``uar_keras``, ``uar`` and ``uar_change``, and what it was measured on.
+    """
+    inputs = windows.inputs
+    reference = np.concatenate([keras_logits(inputs[i : i + 64]) for i in range(0, len(inputs), 64)])
+    converted = engine.batch_logits(inputs)
+    p, q = softmax(reference, temperature), softmax(converted, temperature)
+    pooled = [pool_utterances(probabilities, windows, len(emotions)) for probabilities in (p, q)]
+    answers = [[labels[i] for i in np.argmax(u, axis=1)] for u in pooled]
+    scores = [uar(emotions, a) for a in answers]
+    return {
+        "engine": engine.name,
+        "n_windows": len(inputs),
+        "n_utterances": len(emotions),
+        "max_abs_dp": float(f"{np.max(np.abs(p - q)):.3g}"),
+        "mean_abs_dp": float(f"{np.mean(np.abs(p - q)):.3g}"),
+        "window_label_agreement": round(float(np.mean(p.argmax(axis=1) == q.argmax(axis=1))), 4),
+        "utterance_label_agreement": round(float(np.mean([a == b for a, b in zip(*answers, strict=True)])), 4),
+        "uar_keras": round(scores[0], 4),
+        "uar": round(scores[1], 4),
+        "uar_change": round(scores[1] - scores[0], 4),
+    }

@@ -1,0 +1,269 @@
+"""Audio in: a file, standard input or a microphone, all as one stream of mono float32 blocks at the model's rate.
+
+Every source is a context manager that iterates over blocks, and closing it twice is fine:
+
+    with FileSource("speech.wav", sample_rate=16000) as source:
+        for block in source: ...
+
+`FileSource` takes whatever libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, ...), `PipeSource` a WAV or raw 16-bit
+samples, `serkit.edge.microphone.Microphone` PortAudio's devices, and `FakeSource` an array, for tests and for users
+who have audio of their own. Memory does not grow with the length of the audio.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from serkit.edge.errors import AudioError
+
+Array = npt.NDArray[np.float32]
+
+_READ_FRAMES = 4096  # frames of a file or pipe decoded at once
+
+
+class Source:
+    """One stream of audio: iterate for mono float32 blocks in -1...1 at ``sample_rate``.
+
+    Attributes:
+        sample_rate: Hz, of the blocks.
+        block_size: Samples per block (the last one may be shorter); None gives blocks as they come.
+    """
+
+    def __init__(self, sample_rate: int, block_size: int | None = None) -> None:
+        if block_size is not None and block_size < 1:
+            raise AudioError(f"block size {block_size}; it needs at least 1 sample")
+        self.sample_rate = sample_rate
+        self.block_size = block_size
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file or device."""
+
+    def __iter__(self) -> Iterator[Array]:
+        blocks = self._blocks()
+        return blocks if self.block_size is None else _reblock(blocks, self.block_size)
+
+    def _blocks(self) -> Iterator[Array]:
+        """Mono blocks at ``sample_rate``, of any length."""
+        raise AssertionError("each source says where its blocks come from")
+
+
+def _reblock(blocks: Iterator[Array], size: int) -> Iterator[Array]:
+    held: list[Array] = []
+    n_held = 0
+    for block in blocks:
+        held.append(block)
+        n_held += len(block)
+        if n_held < size:
+            continue
+        joined = np.concatenate(held)
+        whole = n_held - n_held % size
+        yield from np.split(joined[:whole], range(size, whole, size))
+        held, n_held = [joined[whole:]], n_held - whole
+    if n_held:
+        yield np.concatenate(held)
+
+
+class Resampler:
+    """Streaming conversion of rate and channels (soxr, high quality); results do not depend on how the audio is cut.
+
+    Args:
+        source_rate: Hz.
+        sample_rate: Wanted rate, Hz.
+    """
+
+    def __init__(self, source_rate: float, sample_rate: int) -> None:
+        self._stream = None if source_rate == sample_rate else soxr.ResampleStream(source_rate, sample_rate, 1)
+
+    def push(self, samples: npt.NDArray[Any], *, last: bool = False) -> Array:
+        """Samples ``(n,)`` or ``(n, channels)`` to mono float32 ``(m,)`` at the wanted rate."""
+        mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+        mono = np.ascontiguousarray(mono, np.float32)
+        if self._stream is None:
+            return mono
+        return np.asarray(self._stream.resample_chunk(mono, last=last), np.float32)
+
+
+def describe_audio(path: str | Path) -> Any:
+    """libsndfile's description of a file (``samplerate``, ``channels``, ``frames``, ``format``, ``subtype``).
+
+    Raises:
+        AudioError: Missing, a folder, empty, not audio, without samples, or shorter than its own header says.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise AudioError(f"{path}: a folder; give an audio file (or several)")
+    try:
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: an empty file (0 bytes); a recording is needed; copy it again")
+        info = soundfile.info(str(path), verbose=True)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file; check the name") from None
+    except PermissionError:
+        raise AudioError(f"{path}: no permission to read it; change its owner or mode") from None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path}: not an audio file that libsndfile can read ({error.error_string.rstrip('.')}); WAV, FLAC, Ogg, "
+            "Opus, MP3 or AIFF is needed"
+        ) from None
+    if match := re.search(r"^ *data : (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
+        promised, present = map(int, match.groups())
+        if present < promised < 0x7FFF0000:  # larger: a recorder that did not know the length wrote it while streaming
+            raise AudioError(
+                f"{path}: truncated: its header promises {promised} bytes of samples, the file holds {present}; copy "
+                "it again"
+            )
+    if info.frames == 0:
+        raise AudioError(f"{path}: holds no samples; a recording is needed")
+    return info
+
+
+class FileSource(Source):
+    """Any file libsndfile reads, decoded, mixed down and resampled as it streams.
+
+    Raises:
+        AudioError: See `describe_audio`; also while iterating, if the file breaks off in the middle.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, block_size: int | None = None) -> None:
+        super().__init__(sample_rate, block_size)
+        self.path = Path(path)
+        self.duration_s = float(describe_audio(path).duration)
+        self._file = soundfile.SoundFile(str(path))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _blocks(self) -> Iterator[Array]:
+        return _decode(self._file, str(self.path), self.sample_rate)
+
+
+def _decode(file: Any, name: str, sample_rate: int) -> Iterator[Array]:
+    """An open SoundFile as mono blocks at ``sample_rate``."""
+    resampler = Resampler(file.samplerate, sample_rate)
+    while True:
+        try:
+            samples = file.read(_READ_FRAMES, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{name}: breaks off while being decoded ({error.error_string}); copy it again") from None
+        if not np.all(np.isfinite(samples)):
+            raise AudioError(f"{name}: holds samples that are no numbers (NaN or infinite); export it again")
+        last = len(samples) < _READ_FRAMES
+        block = resampler.push(samples, last=last)
+        if len(block):
+            yield block
+        if last:
+            return
+
+
+class PipeSource(Source):
+    """A WAV, or raw samples, from a stream that cannot seek, such as standard input.
+
+    The first bytes decide: ``RIFF``, ``RIFX`` or ``RF64`` is a WAV, anything else raw 16-bit little-endian samples.
+
+    Args:
+        stream: Binary stream; standard input by default.
+        raw_rate: Rate of raw samples, Hz; ``sample_rate`` by default.
+        raw_channels: Channels of raw samples, interleaved.
+
+    Raises:
+        AudioError: Nothing arrives before the stream ends, or the WAV's header is broken.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        block_size: int | None = None,
+        *,
+        stream: BinaryIO | None = None,
+        raw_rate: int | None = None,
+        raw_channels: int = 1,
+    ) -> None:
+        super().__init__(sample_rate, block_size)
+        self._stream = stream if stream is not None else sys.stdin.buffer
+        self._raw_rate = raw_rate or sample_rate
+        self._raw_channels = raw_channels
+        self._file: Any = None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _blocks(self) -> Iterator[Array]:
+        head = self._stream.read(4)
+        if not head:
+            raise AudioError("standard input: ended before any audio; pipe a WAV or raw 16-bit samples into it")
+        # libsndfile reads pipes by file descriptor only, so the peeked bytes and the rest travel through one.
+        reader, writer = os.pipe()
+        threading.Thread(target=_forward, args=(head, self._stream, writer), daemon=True).start()
+        raw = {
+            "samplerate": self._raw_rate,
+            "channels": self._raw_channels,
+            "format": "RAW",
+            "subtype": "PCM_16",
+            "endian": "LITTLE",
+        }
+        try:
+            self._file = soundfile.SoundFile(reader, **({} if head in {b"RIFF", b"RIFX", b"RF64"} else raw))
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a whole WAV "
+                "or raw 16-bit samples"
+            ) from None
+        yield from _decode(self._file, "standard input", self.sample_rate)
+
+
+def _forward(head: bytes, stream: BinaryIO, writer: int) -> None:
+    read = getattr(stream, "read1", stream.read)
+    with os.fdopen(writer, "wb", buffering=0) as pipe:
+        try:
+            while head:
+                pipe.write(head)
+                head = read(65536)
+        except (BrokenPipeError, ValueError):  # the reader stopped, or standard input was closed
+            pass
+
+
+class FakeSource(Source):
+    """An array as a source: for tests, and for programs that have audio of their own.
+
+    >>> [len(block) for block in FakeSource(np.zeros(1000), 16000, block_size=400)]
+    [400, 400, 200]
+    """
+
+    def __init__(
+        self, samples: npt.ArrayLike, sample_rate: int, block_size: int | None = None, *, source_rate: int | None = None
+    ) -> None:
+        super().__init__(sample_rate, block_size)
+        self._samples = np.asarray(samples, np.float32)
+        self._source_rate = source_rate or sample_rate
+
+    def _blocks(self) -> Iterator[Array]:
+        yield Resampler(self._source_rate, self.sample_rate).push(self._samples, last=True)
+
+
+def read_audio(path: str | Path, sample_rate: int) -> Array:
+    """A whole file as mono float32 ``(n_samples,)`` at ``sample_rate``: the blocks of `FileSource`, joined."""
+    with FileSource(path, sample_rate) as source:
+        return np.concatenate([np.empty(0, np.float32), *source])

@@ -1,0 +1,372 @@
+"""The `serkit` command: what a device needs is here, training and benchmarks load only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from serkit import __version__
+from serkit.edge.errors import MissingExtraError, SerkitError
+
+#: Commands that live outside the edge package, by module; loaded when they are called.
+_ELSEWHERE = {
+    "train": "serkit.train.cli",
+    "evaluate": "serkit.train.cli",
+    "convert": "serkit.convert.cli",
+    "bench": "serkit.benchmarks.cli",
+    "report": "serkit.benchmarks.cli",
+}
+
+
+class _Main(click.Group):
+    """Loads the other packages' commands late, and turns every SerkitError into one line and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_ELSEWHERE]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            command: click.Command = getattr(importlib.import_module(_ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SerkitError as error:
+            say_error(error)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def say_error(error: SerkitError) -> None:
+    """One line on stderr."""
+    click.echo(f"serkit: {' '.join(str(error).split())}", err=True)
+
+
+def needs(extra: str, *modules: str) -> None:
+    """Stop with one line unless the modules of an optional part are installed.
+
+    Raises:
+        MissingExtraError: One is not.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise MissingExtraError(
+                f"this command needs {module}, which is not installed; `pip install 'serkit[{extra}]'` brings it"
+            )
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="serkit")
+def main() -> None:
+    """Hear how somebody feels, on a device without a network.
+
+    \b
+    Examples:
+      serkit demo                   listen to a clip that comes with serkit
+      serkit predict speech.wav     the emotion of a recording
+      serkit listen                 the emotions at the microphone, as they happen
+    """
+
+
+_model = click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+_engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "litert", "tflite-runtime"]),
+    default="auto",
+    show_default=True,
+    help="TFLite engine; auto takes LiteRT where it is installed.",
+)
+_threads = click.option(
+    "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+_block_size = click.option(
+    "--block-size", type=click.IntRange(1), default=512, show_default=True, help="Samples per block; results never depend on it."
+)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_model
+@_engine
+@_threads
+@as_json
+def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_json: bool) -> None:
+    """Say the emotion of each recording.
+
+    A recording that cannot be used gets one line on stderr; the others are still scored, and the exit code is 1.
+
+    \b
+    Example:
+      serkit predict *.wav --json
+    """
+    from serkit.edge import stream
+    from serkit.edge.bundle import read_bundle
+    from serkit.edge.events import to_json
+
+    recognizer = stream.Recognizer(read_bundle(model), engine, threads)
+    failed = False
+    for path in paths:
+        try:
+            result = stream.predict(recognizer, path)
+        except SerkitError as error:
+            if len(paths) == 1:
+                raise
+            say_error(error)
+            failed = True
+            continue
+        if as_json:
+            click.echo(to_json(result))
+        else:
+            from serkit.edge.terminal import prediction_text
+
+            click.echo(prediction_text(result))
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
+@click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
+@_model
+@_engine
+@_threads
+@as_json
+@click.option("--config", type=click.Path(path_type=Path), help="TOML with a [decision] table.")
+@_block_size
+@click.option("--speed", type=click.Choice(["realtime", "max"]), default="max", show_default=True, help="Of a file.")
+@click.option("--raw-rate", type=click.IntRange(1000, 384000), help="Rate of raw 16-bit samples on stdin, Hz.")
+@click.option("--raw-channels", type=click.IntRange(1, 64), default=1, show_default=True, help="Their channels.")
+def listen(
+    source: str,
+    device: str | None,
+    model: str,
+    engine: str,
+    threads: int,
+    as_json: bool,
+    config: Path | None,
+    block_size: int,
+    speed: str,
+    raw_rate: int | None,
+    raw_channels: int,
+) -> None:
+    """Detect emotions continuously, in a microphone, a file or standard input.
+
+    \b
+    Examples:
+      serkit listen
+      serkit listen --input drive.wav --json
+      arecord -f S16_LE -r 16000 | serkit listen --input - --json
+    """
+    from serkit.edge.audio import FileSource, PipeSource, Source
+    from serkit.edge.bundle import read_bundle
+
+    settings = _decision(config)
+    bundle = read_bundle(model)
+    rate = bundle.frontend.sample_rate
+
+    def open_source() -> Source:
+        if source == "mic":
+            from serkit.edge.microphone import Microphone
+
+            return Microphone(rate, block_size, device=device)
+        if source == "-":
+            return PipeSource(rate, block_size, raw_rate=raw_rate, raw_channels=raw_channels)
+        return FileSource(source, rate, block_size)
+
+    _listen(bundle, open_source, settings, engine, threads, as_json, speed, "" if source in ("mic", "-") else source)
+
+
+@main.command()
+@_model
+@_engine
+@_threads
+@as_json
+@_block_size
+@click.option(
+    "--speed", type=click.Choice(["realtime", "max"]), default="realtime", show_default=True, help="Of the clip."
+)
+def demo(model: str, engine: str, threads: int, as_json: bool, block_size: int, speed: str) -> None:
+    """Listen to a clip that comes with serkit: no microphone and no network needed.
+
+    The clip was spoken by a synthesizer, so its "emotions" show how serkit works, not how well.
+
+    \b
+    Example:
+      serkit demo --speed max
+    """
+    from serkit.edge.audio import FileSource
+    from serkit.edge.bundle import read_bundle
+    from serkit.edge.decision import DecisionSettings
+
+    bundle = read_bundle(model)
+    clip = Path(__file__).parent / "demo" / "clip.flac"
+
+    def open_source() -> Any:
+        return FileSource(clip, bundle.frontend.sample_rate, block_size)
+
+    _listen(bundle, open_source, DecisionSettings(), engine, threads, as_json, speed, "the demo clip")
+
+
+def _decision(config: Path | None) -> Any:
+    """Decision settings from a configuration file's ``[decision]`` table."""
+    from serkit.edge.config import read_config
+    from serkit.edge.decision import DecisionSettings
+
+    return read_config(config) if config else DecisionSettings()
+
+
+def _listen(
+    bundle: Any,
+    open_source: Callable[[], Any],
+    settings: Any,
+    engine: str,
+    threads: int,
+    as_json: bool,
+    speed: str,
+    title: str,
+) -> None:
+    from serkit.edge import stream
+    from serkit.edge.events import to_json
+
+    recognizer = stream.Recognizer(bundle, engine, threads)
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source())
+        blocks: Iterable[Any] = source
+        if speed == "realtime" and title:
+            blocks = _paced(source, bundle.frontend.sample_rate)
+        events = stream.listen(recognizer, blocks, settings)
+        if as_json:
+            for event in events:
+                click.echo(to_json(event))
+            return
+        from serkit.edge.terminal import show_events
+
+        show_events(events, bundle, recognizer.engine.name, title or "microphone or standard input")
+
+
+def _paced(blocks: Iterable[Any], sample_rate: int) -> Iterator[Any]:
+    """Hand blocks out no faster than they were spoken."""
+    started, n_samples = time.monotonic(), 0
+    for block in blocks:
+        n_samples += len(block)
+        time.sleep(max(0.0, started + n_samples / sample_rate - time.monotonic()))
+        yield block
+
+
+@main.command()
+@as_json
+def devices(as_json: bool) -> None:
+    """List the microphones PortAudio sees.
+
+    \b
+    Example:
+      serkit devices
+    """
+    from dataclasses import asdict
+
+    from serkit.edge.microphone import devices as find
+
+    found = find()
+    for d in found:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **asdict(d)}))
+        else:
+            mark = "*" if d.default else " "
+            click.echo(f"{mark} {d.index:>3}  {d.name}  ({d.channels} channels, {d.sample_rate:g} Hz)")
+    if not found:
+        click.echo("no microphone found; plug one in and try again", err=True)
+
+
+@main.command()
+@as_json
+def models(as_json: bool) -> None:
+    """List the models that come with serkit.
+
+    \b
+    Example:
+      serkit models --json
+    """
+    from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle
+
+    for name in bundled_models():
+        bundle = read_bundle(name)
+        if as_json:
+            click.echo(json.dumps(_model_info(bundle), ensure_ascii=False))
+        else:
+            mark = "*" if name == DEFAULT_MODEL else " "
+            size = len(bundle.data) / 1e6
+            click.echo(f"{mark} {name:<20} {bundle.format:<8} {size:5.2f} MB  {', '.join(bundle.labels)}")
+
+
+def _model_info(bundle: Any) -> dict[str, Any]:
+    from serkit.edge.bundle import DEFAULT_MODEL
+
+    info = {k: v for k, v in bundle.info.items() if k not in ("schema", "learned_from", "calibration")}
+    return {
+        "schema": 1,
+        **info,
+        "default": bundle.path.stem == DEFAULT_MODEL,
+        "file_bytes": len(bundle.data),
+        "signed_by": bundle.signed_by,
+    }
+
+
+@main.group()
+def model() -> None:
+    """Look at one model: its card, its signature."""
+
+
+@model.command()
+@click.argument("model", metavar="M")
+@as_json
+def info(model: str, as_json: bool) -> None:
+    """Show a model's card.
+
+    \b
+    Example:
+      serkit model info default
+    """
+    from serkit.edge.bundle import read_bundle
+
+    bundle = read_bundle(model)
+    if as_json:
+        click.echo(json.dumps(_model_info(bundle), ensure_ascii=False))
+        return
+    from serkit.edge.terminal import show_card
+
+    show_card(bundle.card)
+
+
+@model.command()
+@click.argument("model", metavar="M")
+@as_json
+def verify(model: str, as_json: bool) -> None:
+    """Check a model's signature, and that an engine runs it.
+
+    \b
+    Example:
+      serkit model verify my-model.tflite
+    """
+    from serkit.edge.bundle import read_bundle
+    from serkit.edge.stream import Recognizer
+
+    bundle = read_bundle(model)
+    engine = Recognizer(bundle).engine.name
+    if as_json:
+        result = {"schema": 1, "model": bundle.name, "valid": True, "signed_by": bundle.signed_by, "engine": engine}
+        click.echo(json.dumps(result))
+    else:
+        click.echo(f"{bundle.name}: signature by {bundle.signed_by} holds, {engine} runs it")

@@ -1,0 +1,157 @@
+"""Ed25519 signatures in minisign's format, so that `minisign -V -p serkit.pub -m model.tflite` agrees.
+
+A signature file has four lines: a comment, the signature of the file, a trusted comment and the signature of both.
+The format is minisign's prehashed one (``ED``): what is signed is the BLAKE2b-512 digest of the file. Private keys are
+plain PKCS #8 PEM files.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from serkit.edge.errors import ModelError
+
+SHIPPED_KEYS = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that may sign models.
+
+    Attributes:
+        key_id: 8 bytes that tell keys apart.
+        raw: The Ed25519 public key, 32 bytes.
+        source: Where it was read from, for messages.
+    """
+
+    key_id: bytes
+    raw: bytes
+    source: str
+
+    @property
+    def name(self) -> str:
+        """The key id as minisign prints it."""
+        return self.key_id[::-1].hex().upper()
+
+
+def config_folder() -> Path:
+    """``$SERKIT_CONFIG``, else ``~/.config/serkit``: the signing key and the keys this machine trusts."""
+    return Path(os.environ.get("SERKIT_CONFIG") or Path.home() / ".config" / "serkit").expanduser()
+
+
+def read_public_key(path: Path) -> PublicKey:
+    """A minisign public key file.
+
+    Raises:
+        ModelError: Not a public key.
+    """
+    try:
+        line = path.read_text(encoding="utf-8").splitlines()[1]
+        raw = base64.b64decode(line, validate=True)
+    except (OSError, UnicodeDecodeError, IndexError, binascii.Error):
+        raw = b""
+    if len(raw) != 42 or raw[:2] != b"Ed":
+        raise ModelError(f"{path}: not a minisign public key; copy it again, or remove it")
+    return PublicKey(key_id=raw[2:10], raw=raw[10:], source=str(path))
+
+
+def trusted_keys() -> list[PublicKey]:
+    """serkit's own keys and those in ``trusted/`` of the configuration folder."""
+    return [
+        read_public_key(path)
+        for folder in (SHIPPED_KEYS, config_folder() / "trusted")
+        for path in sorted(folder.glob("*.pub"))
+    ]
+
+
+def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tuple[PublicKey, str]:
+    """Check a signature file's text against the bytes it signs.
+
+    Returns:
+        The key that signed, and the trusted comment.
+
+    Raises:
+        ModelError: The signature is malformed, by a key that is not trusted, or does not fit the bytes.
+    """
+    lines = signature.splitlines()
+    try:
+        blob = base64.b64decode(lines[1], validate=True)
+        comment = lines[2].removeprefix("trusted comment: ")
+        outer = base64.b64decode(lines[3], validate=True)
+    except (IndexError, binascii.Error, ValueError):
+        blob = outer = b""
+        comment = ""
+    if len(blob) != 74 or blob[:2] != b"ED" or len(outer) != 64:
+        raise ModelError(f"{name}: its signature file is damaged; copy the model and its .minisig again")
+    key = next((k for k in keys if k.key_id == blob[2:10]), None)
+    if key is None:
+        raise ModelError(
+            f"{name}: signed by key {blob[2:10][::-1].hex().upper()}, which this machine does not trust; if you do, put "
+            f"the signer's .pub file into {config_folder() / 'trusted'}"
+        )
+    public = Ed25519PublicKey.from_public_bytes(key.raw)
+    try:
+        public.verify(blob[10:], hashlib.blake2b(data).digest())
+        public.verify(outer, blob[10:] + comment.encode())
+    except InvalidSignature:
+        raise ModelError(
+            f"{name}: does not fit its signature: the file was changed or damaged; copy the model and its .minisig again"
+        ) from None
+    return key, comment
+
+
+def signing_key() -> Ed25519PrivateKey:
+    """This machine's signing key; made on first use, and then trusted by this machine."""
+    path = config_folder() / "signing.key"
+    if path.exists():
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), None)
+        except (ValueError, TypeError):
+            key = None  # type: ignore[assignment]
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ModelError(f"{path}: not an Ed25519 private key; move it away, and a new one will be made")
+        return key
+    new = Ed25519PrivateKey.generate()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pem = new.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+    trusted = path.parent / "trusted"
+    trusted.mkdir(exist_ok=True)
+    (trusted / "this-machine.pub").write_text(public_key_file(new), encoding="utf-8")
+    return new
+
+
+def _public(key: Ed25519PrivateKey) -> tuple[bytes, bytes]:
+    raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    return hashlib.blake2b(raw, digest_size=8).digest(), raw
+
+
+def public_key_file(key: Ed25519PrivateKey) -> str:
+    """The public half as a minisign ``.pub`` file."""
+    key_id, raw = _public(key)
+    blob = base64.b64encode(b"Ed" + key_id + raw).decode()
+    return f"untrusted comment: minisign public key {key_id[::-1].hex().upper()}\n{blob}\n"
+
+
+def sign(data: bytes, key: Ed25519PrivateKey, comment: str) -> str:
+    """A signature file's text; ``comment`` is signed as well and must be one line."""
+    key_id, _ = _public(key)
+    inner = key.sign(hashlib.blake2b(data).digest())
+    outer = key.sign(inner + comment.encode())
+    blob = base64.b64encode(b"ED" + key_id + inner).decode()
+    return (
+        f"untrusted comment: signature by serkit\n{blob}\ntrusted comment: {comment}\n"
+        f"{base64.b64encode(outer).decode()}\n"
+    )

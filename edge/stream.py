@@ -1,0 +1,147 @@
+"""The stream from blocks to scored windows, and the two things done with it: predict a file, listen for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.audio import FileSource
+from serkit.edge.bundle import Bundle
+from serkit.edge.decision import Decision, DecisionSettings
+from serkit.edge.engine import Engine
+from serkit.edge.errors import AudioError, ModelError
+from serkit.edge.events import Event, Prediction
+from serkit.edge.frontend import Frontend
+from serkit.edge.vad import MIN_SPEECH, speech_ratio
+from serkit.edge.window import normalise, silence, softmax
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ScoredWindow:
+    """One window of a stream.
+
+    Attributes:
+        time_s: Its end, seconds since the start of the stream; for a window filled up with silence, the stream's end.
+        speech_ratio: Share of its frames that hold speech.
+        probabilities: float64 ``(n_labels,)``, or None where there is too little speech to score.
+    """
+
+    time_s: float
+    speech_ratio: float
+    probabilities: npt.NDArray[np.float64] | None
+
+
+class Recognizer:
+    """A model ready to hear: front end, windows and engine of one bundle. One stream at a time.
+
+    Raises:
+        ModelError: The graph does not fit the bundle's own description.
+    """
+
+    def __init__(self, bundle: Bundle, engine: str = "auto", threads: int = 1) -> None:
+        self.bundle = bundle
+        self.engine = Engine(bundle.data, engine, threads)
+        expected = (1, bundle.window.n_frames, bundle.frontend.n_features)
+        if self.engine.input_shape != expected or self.engine.n_labels != len(bundle.labels):
+            raise ModelError(
+                f"{bundle.path.name}: its graph takes {self.engine.input_shape} and gives {self.engine.n_labels} labels, "
+                f"its description says {expected} and {len(bundle.labels)}; convert it again"
+            )
+        self._frontend = Frontend(bundle.frontend)
+        self._fill = silence(bundle.frontend)
+
+    def score(self, window: Array) -> npt.NDArray[np.float64]:
+        """Probabilities ``(n_labels,)`` of one window of frames, not normalised, ``(n_frames, n_features)``."""
+        return softmax(self.engine.logits(normalise(window, self.bundle.window)), self.bundle.temperature)
+
+    def windows(self, blocks: Iterable[Array]) -> Iterator[ScoredWindow]:
+        """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
+
+        Results do not depend on how the stream is cut into blocks. Memory is one window and one block.
+        """
+        w, f = self.bundle.window, self.bundle.frontend
+        self._frontend.reset()
+        buffer = np.empty((w.n_frames + 4 * w.hop_frames, f.n_features), np.float32)
+        first = filled = 0  # index of the buffer's first frame in the stream, and frames in the buffer
+        covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
+
+        def take(frames: Array) -> Iterator[ScoredWindow]:
+            nonlocal first, filled, covered, n_frames
+            position = 0
+            while position < len(frames):
+                position += min(max(0, first - n_frames - position), len(frames) - position)  # hops beyond the window
+                n = min(len(frames) - position, len(buffer) - filled)
+                buffer[filled : filled + n] = frames[position : position + n]
+                position, filled = position + n, filled + n
+                start = 0
+                while filled - start >= w.n_frames:
+                    covered = first + start + w.n_frames
+                    end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
+                    yield self._scored(buffer[start : start + w.n_frames], end_s)
+                    start += w.hop_frames
+                first += start
+                kept = max(0, filled - start)
+                buffer[:kept] = buffer[filled - kept : filled].copy()
+                filled = kept
+            n_frames += len(frames)
+
+        for block in blocks:
+            n_samples += len(block)
+            yield from take(self._frontend.push(block))
+        yield from take(self._frontend.flush())
+        if n_frames > covered and filled:
+            last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
+            last[:filled] = buffer[:filled]
+            yield self._scored(last, n_samples / f.sample_rate)
+
+    def _scored(self, window: Array, time_s: float) -> ScoredWindow:
+        ratio = speech_ratio(window, self.bundle.frontend)
+        return ScoredWindow(time_s, ratio, self.score(window) if ratio >= MIN_SPEECH else None)
+
+
+def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
+    """The emotion of one file.
+
+    Raises:
+        AudioError: The file cannot be read, is too short, or holds no speech.
+    """
+    bundle = recognizer.bundle
+    total = np.zeros(len(bundle.labels))
+    weight = speech = n_windows = 0.0
+    with FileSource(path, bundle.frontend.sample_rate) as source:
+        duration_s = source.duration_s
+        for window in recognizer.windows(source):
+            n_windows += 1
+            speech += window.speech_ratio
+            if window.probabilities is not None:
+                total += window.speech_ratio * window.probabilities
+                weight += window.speech_ratio
+    if not n_windows:
+        needed = bundle.frontend.win_length / bundle.frontend.sample_rate
+        raise AudioError(f"{path}: {duration_s:.3f} s of audio; at least {needed:.3f} s is needed")
+    if not weight:
+        raise AudioError(f"{path}: no speech in {duration_s:.1f} s of audio; record closer to the microphone, or louder")
+    probabilities = total / weight
+    best = int(np.argmax(probabilities))
+    return Prediction(
+        path=str(path),
+        duration_s=duration_s,
+        emotion=bundle.labels[best],
+        confidence=float(probabilities[best]),
+        probabilities=dict(zip(bundle.labels, probabilities.tolist(), strict=True)),
+        speech_ratio=speech / n_windows,
+        model=bundle.name,
+    )
+
+
+def listen(recognizer: Recognizer, blocks: Iterable[Array], settings: DecisionSettings | None = None) -> Iterator[Event]:
+    """Events of a stream, one per window."""
+    decision = Decision(recognizer.bundle.labels, recognizer.bundle.name, settings or DecisionSettings())
+    for window in recognizer.windows(blocks):
+        yield decision.window(window.time_s, window.probabilities)

@@ -1,0 +1,83 @@
+"""How good a set of answers is: UAR, accuracy, macro-F1, per class, per speaker, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+
+from serkit.edge.window import softmax
+from serkit.train.corpora import Utterance
+
+
+def uar(truth: Sequence[str], answers: Sequence[str]) -> float:
+    """Unweighted average recall over the emotions that occur in ``truth``; 1 / n_classes is chance.
+
+    >>> uar(["sad", "sad", "sad", "happy"], ["sad", "sad", "sad", "sad"])
+    0.5
+    """
+    _, recall, _, _ = precision_recall_fscore_support(truth, answers, labels=sorted(set(truth)), zero_division=0)
+    return float(np.mean(recall))
+
+
+def score(utterances: Sequence[Utterance], probabilities: npt.NDArray[np.float64], labels: Sequence[str]) -> dict[str, Any]:
+    """All figures for one set of utterances; fractions, rounded to 4 digits.
+
+    Args:
+        utterances: The truth.
+        probabilities: ``(n_utterances, n_labels)``.
+        labels: Order of the columns. Labels that never occur in the truth count as wrong answers, not as classes.
+    """
+    truth = [u.emotion for u in utterances]
+    answers = [labels[i] for i in np.argmax(probabilities, axis=1)]
+    present = [label for label in labels if label in set(truth)]
+    precision, recall, f1, support = precision_recall_fscore_support(truth, answers, labels=present, zero_division=0)
+    per_speaker = {}
+    for voice in sorted({u.voice for u in utterances}):
+        rows = [i for i, u in enumerate(utterances) if u.voice == voice]
+        per_speaker[voice] = round(uar([truth[i] for i in rows], [answers[i] for i in rows]), 4)
+    by_sex = {}
+    for sex in sorted({u.sex for u in utterances}):
+        rows = [i for i, u in enumerate(utterances) if u.sex == sex]
+        by_sex[sex] = round(uar([truth[i] for i in rows], [answers[i] for i in rows]), 4)
+    worst = min(per_speaker, key=lambda voice: per_speaker[voice])
+    return {
+        "n_utterances": len(utterances),
+        "uar": round(uar(truth, answers), 4),
+        "accuracy": round(float(accuracy_score(truth, answers)), 4),
+        "macro_f1": round(float(f1_score(truth, answers, labels=present, average="macro", zero_division=0)), 4),
+        "per_class": {
+            label: {
+                "precision": round(float(precision[i]), 4),
+                "recall": round(float(recall[i]), 4),
+                "f1": round(float(f1[i]), 4),
+                "n": int(support[i]),
+            }
+            for i, label in enumerate(present)
+        },
+        "per_speaker_uar": per_speaker,
+        "worst_speaker": worst,
+        "worst_speaker_uar": per_speaker[worst],
+        "per_sex_uar": by_sex,
+        "confusion": {
+            "labels": list(labels),
+            "rows": confusion_matrix(truth, answers, labels=list(labels)).tolist(),
+        },
+    }
+
+
+def fit_temperature(logits: npt.ArrayLike, truth: npt.NDArray[np.intp]) -> float:
+    """The temperature that makes window probabilities honest (Guo et al. 2017): least negative log-likelihood.
+
+    Args:
+        logits: ``(n_windows, n_labels)`` of validation speakers.
+        truth: Index of the true label, ``(n_windows,)``.
+    """
+    temperatures = np.geomspace(0.2, 5.0, 200)
+    losses = [
+        -np.mean(np.log(softmax(logits, t)[np.arange(len(truth)), truth] + 1e-12)) for t in temperatures
+    ]
+    return round(float(temperatures[int(np.argmin(losses))]), 4)

@@ -1,0 +1,178 @@
+"""A recipe: everything that decides what a training run does, as one TOML file that lists only what differs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from serkit.edge.errors import SettingsError
+from serkit.edge.frontend import FrontendSettings
+from serkit.edge.window import WindowSettings
+from serkit.train.augment import AugmentSettings
+from serkit.train.corpora import CORPORA
+from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS
+from serkit.train.splits import PROTOCOLS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How the weights are found. The defaults are R1's.
+
+    Attributes:
+        epochs: At most this many.
+        batch_size: Windows per step.
+        learning_rate: Adam's, at the start.
+        schedule: ``constant``, or ``cosine`` down to a hundredth over all epochs.
+        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        label_smoothing: Share of the target spread over all labels.
+        patience: Epochs without a better validation score before stopping; 0 always runs to the end.
+        monitor: Validation score that picks the epoch: ``accuracy`` (R1) or ``uar``.
+        ema: Momentum of the running mean of the weights that is scored and kept instead of the last step's; 0 is off.
+        seed: Of the initial weights, order and augmentation; random splits have their own.
+    """
+
+    epochs: int = 100
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    patience: int = 15
+    monitor: Literal["accuracy", "uar"] = "accuracy"
+    ema: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.batch_size) < 1:
+            raise SettingsError("training: epochs and batch_size need to be at least 1")
+        if self.schedule not in ("constant", "cosine"):
+            raise SettingsError(f"training: schedule is {self.schedule!r}; choose 'constant' or 'cosine'")
+        if self.monitor not in ("accuracy", "uar"):
+            raise SettingsError(f"training: monitor is {self.monitor!r}; choose 'accuracy' or 'uar'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """Who trains, validates and tests; see `serkit.train.splits`.
+
+    Attributes:
+        protocol: One of `PROTOCOLS`.
+        fold: Fold of ``speaker-independent``.
+        seed: Draws validation speakers, or the whole of a random split.
+        validation_share: Share of the remaining speakers that validate.
+    """
+
+    protocol: str = "speaker-independent"
+    fold: int = 0
+    seed: int = 0
+    validation_share: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise SettingsError(f"split: protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole recipe.
+
+    Attributes:
+        name: What the trained model is called.
+        system: Key of `serkit.train.zoo.SYSTEMS`.
+        labels: Emotions the model tells apart, in the order of its outputs.
+        corpora: Corpus to the share of its training utterances that each epoch draws.
+        model: Options of the system's builder.
+    """
+
+    name: str
+    system: str
+    labels: tuple[str, ...] = RAVDESS_EMOTIONS
+    corpora: dict[str, float] = field(default_factory=lambda: {"ravdess": 1.0})
+    model: dict[str, Any] = field(default_factory=dict)
+    frontend: FrontendSettings = field(default_factory=FrontendSettings)
+    window: WindowSettings = field(default_factory=WindowSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    split: SplitSettings = field(default_factory=SplitSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        if unknown := sorted(set(self.labels) - set(EMOTIONS)):
+            raise SettingsError(f"recipe: no emotion {unknown[0]!r}; choose from {', '.join(EMOTIONS)}")
+        if unknown := sorted(set(self.corpora) - set(CORPORA)):
+            raise SettingsError(f"recipe: no corpus {unknown[0]!r}; choose from {', '.join(CORPORA)}")
+        if not self.corpora or not all(0 < share <= 1 for share in self.corpora.values()):
+            raise SettingsError("recipe: corpora needs at least one corpus with a share above 0 and up to 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _build(kind: type[T], values: Any, where: str) -> T:
+    if not isinstance(values, dict):
+        raise SettingsError(f"{where}: a table is needed, found {values!r}")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(known)):
+        raise SettingsError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
+_TABLES = {
+    "frontend": FrontendSettings,
+    "window": WindowSettings,
+    "augment": AugmentSettings,
+    "split": SplitSettings,
+    "training": TrainingSettings,
+}
+
+
+def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe from a parsed TOML or JSON; SettingsError names what is wrong in ``where``."""
+    built = {key: _build(_TABLES[key], v, f"{where} [{key}]") if key in _TABLES else v for key, v in values.items()}
+    return _build(Recipe, built, where)
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes that come with serkit, by name."""
+    return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a TOML file, or a bundled one by its name.
+
+    Raises:
+        SettingsError: No such file, not TOML, or a setting is unknown or impossible.
+    """
+    bundled = bundled_recipes()
+    file = bundled.get(str(path), Path(path))
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no recipe {path}; give a TOML file or one of {', '.join(bundled)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"recipe {path}: cannot be read ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"recipe {path}: not TOML ({error})") from None
+    values.setdefault("name", file.stem)
+    return recipe_from_dict(values, f"recipe {path}")
+
+
+def override(recipe: Recipe, *, split: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:
+    """The recipe with some settings replaced; None values leave the recipe's own."""
+    split = {k: v for k, v in (split or {}).items() if v is not None}
+    training = {k: v for k, v in (training or {}).items() if v is not None}
+    return replace(
+        recipe, split=replace(recipe.split, **split), training=replace(recipe.training, **training)
+    )

@@ -1,0 +1,223 @@
+"""Who trains, who validates, who tests: every protocol by name, each one fixed.
+
+Speaker-independent protocols never have one voice on two sides (`check_speakers`). Random splits are the papers' own:
+the same speakers are on both sides, figures come out 15 to 35 points too high, and every result says so by its name.
+
+================== =========================================================================================
+protocol           meaning
+================== =========================================================================================
+ship-test          test RAVDESS {1, 11, 20, 21}, EMO-DB {03, 08}, TESS YAF: never seen by a shipped model
+speaker-independent folds: RAVDESS the six of EmoBox, EMO-DB, nEMO leave one speaker out, TESS actress against actress
+random             80 / 10 / 10 of the utterances, stratified by emotion (R1 names these shares)
+random-75-25       75 / 25, the tenth of the training part validates (R4)
+================== =========================================================================================
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from serkit.edge.errors import CorpusError
+from serkit.train.corpora import Utterance
+
+#: Voices no shipped model may learn from or be tuned on.
+SHIP_TEST: dict[str, frozenset[str]] = {
+    "ravdess": frozenset({"1", "11", "20", "21"}),
+    "emodb": frozenset({"03", "08"}),
+    "tess": frozenset({"YAF"}),
+}
+
+#: Test speakers of each speaker-independent fold; corpora without an entry leave one speaker out.
+FOLDS: dict[str, tuple[frozenset[str], ...]] = {
+    "ravdess": tuple(
+        frozenset(map(str, actors))
+        for actors in (
+            (1, 11, 20, 21),
+            (4, 10, 12, 14),
+            (8, 9, 19, 23),
+            (3, 5, 7, 24),
+            (2, 15, 16, 18),
+            (6, 13, 17, 22),
+        )
+    ),
+}
+
+PROTOCOLS = ("ship-test", "speaker-independent", "random", "random-75-25")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Three disjoint lists of utterances; ``validation`` picks the epoch, ``test`` is only ever scored."""
+
+    protocol: str
+    fold: int
+    train: tuple[Utterance, ...]
+    validation: tuple[Utterance, ...]
+    test: tuple[Utterance, ...]
+
+    @property
+    def speaker_independent(self) -> bool:
+        return not self.protocol.startswith("random")
+
+
+def voices(utterances: Iterable[Utterance]) -> list[str]:
+    """The people who speak, sorted."""
+    return sorted({u.voice for u in utterances})
+
+
+def check_speakers(split: Split) -> None:
+    """Assert that the sides are disjoint: by voice for speaker-independent protocols, by utterance for random ones.
+
+    Raises:
+        CorpusError: One voice or one utterance is on two sides; names it.
+    """
+    sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    names = list(sides)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            if split.speaker_independent:
+                shared = set(voices(sides[a])) & set(voices(sides[b]))
+            else:
+                shared = {u.key for u in sides[a]} & {u.key for u in sides[b]}
+            if shared:
+                raise CorpusError(f"{split.protocol}: {sorted(shared)[0]} is in {a} and in {b}; this split leaks")
+
+
+def check_unseen(split: Split, utterances: Iterable[str], known_voices: Iterable[str]) -> None:
+    """Assert that a model may be scored on a split's test side.
+
+    Args:
+        split: Whose ``test`` is to be scored.
+        utterances: Keys of every utterance the model trained or was tuned on.
+        known_voices: Their voices.
+
+    Raises:
+        CorpusError: The model knows a test utterance or, unless the protocol is a random split, a test voice.
+    """
+    known, heard = set(utterances), set(known_voices)
+    for u in split.test:
+        if u.key in known or (split.speaker_independent and u.voice in heard):
+            raise CorpusError(
+                f"the model learned from {u.voice}, and {split.protocol} would score {u.key}: the figure would not be "
+                "honest; choose the protocol and fold the model was trained under"
+            )
+
+
+def n_folds(utterances: Sequence[Utterance], protocol: str) -> int:
+    """How many folds a protocol has for one corpus."""
+    if protocol != "speaker-independent":
+        return 1
+    corpus = utterances[0].corpus
+    return len(FOLDS.get(_voice_corpus(corpus), ())) or len({u.speaker for u in utterances})
+
+
+def _voice_corpus(corpus: str) -> str:
+    return corpus.removesuffix("-song")
+
+
+def _test_speakers(corpus: str, speakers: Sequence[str], protocol: str, fold: int) -> frozenset[str]:
+    """Speakers of one corpus that a speaker-independent protocol keeps for the test."""
+    corpus = _voice_corpus(corpus)
+    if protocol == "ship-test":
+        return SHIP_TEST.get(corpus, frozenset())
+    if corpus in FOLDS:
+        return FOLDS[corpus][fold]
+    return frozenset({speakers[fold]})
+
+
+def _validation_speakers(candidates: Sequence[Utterance], count: int, seed: int) -> set[str]:
+    """``count`` speakers of one corpus, as evenly split between the sexes as they come, by seed."""
+    by_sex: dict[str, list[str]] = defaultdict(list)
+    for u in candidates:
+        if u.speaker not in by_sex[u.sex]:
+            by_sex[u.sex].append(u.speaker)
+    rng = np.random.default_rng(seed)
+    pools = [list(rng.permutation(sorted(pool))) for _, pool in sorted(by_sex.items())]
+    chosen: set[str] = set()
+    while len(chosen) < count and any(pools):
+        for pool in pools:
+            if pool and len(chosen) < count:
+                chosen.add(str(pool.pop()))
+    return chosen
+
+
+def make_split(
+    utterances: Sequence[Utterance], protocol: str, *, fold: int = 0, seed: int = 0, validation_share: float = 0.15
+) -> Split:
+    """Split the utterances of one or several corpora.
+
+    Args:
+        utterances: From `read_corpus`, labels already restricted to those of the model.
+        protocol: One of `PROTOCOLS`.
+        fold: Which fold of ``speaker-independent``, from 0; with several corpora only ``ship-test`` makes sense.
+        seed: Draws validation speakers, or the whole of a random split.
+        validation_share: Share of the remaining speakers of each corpus that validate, at least one where two or more
+            remain. A corpus with a single remaining speaker (TESS) trains only.
+
+    Raises:
+        CorpusError: Unknown protocol, fold out of range, or an empty side.
+    """
+    if protocol not in PROTOCOLS:
+        raise CorpusError(f"no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+    ordered = sorted(utterances, key=lambda u: u.key)
+    if protocol.startswith("random"):
+        train, validation, test = _random(ordered, protocol, seed)
+    else:
+        train, validation, test = _by_speaker(ordered, protocol, fold, seed, validation_share)
+    split = Split(
+        protocol=protocol, fold=fold, train=tuple(train), validation=tuple(validation), test=tuple(test)
+    )
+    check_speakers(split)
+    for side in ("train", "test"):
+        if not getattr(split, side):
+            raise CorpusError(f"{protocol}, fold {fold}: no utterance on the {side} side; is the corpus complete?")
+    return split
+
+
+def _by_speaker(
+    ordered: Sequence[Utterance], protocol: str, fold: int, seed: int, validation_share: float
+) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+    # Speech and song of RAVDESS share actors, so everything is decided per group of voices, not per corpus.
+    by_voices: dict[str, list[Utterance]] = defaultdict(list)
+    for u in ordered:
+        by_voices[_voice_corpus(u.corpus)].append(u)
+    train: list[Utterance] = []
+    validation: list[Utterance] = []
+    test: list[Utterance] = []
+    for corpus, members in sorted(by_voices.items()):
+        speakers = sorted({u.speaker for u in members})
+        if protocol == "speaker-independent" and not 0 <= fold < (len(FOLDS.get(corpus, ())) or len(speakers)):
+            last = (len(FOLDS.get(corpus, ())) or len(speakers)) - 1
+            raise CorpusError(f"fold {fold} of {corpus}: there are folds 0 to {last}")
+        kept = _test_speakers(corpus, speakers, protocol, fold)
+        rest = [u for u in members if u.speaker not in kept]
+        n_rest = len({u.speaker for u in rest})
+        count = max(1, round(validation_share * n_rest)) if n_rest > 1 and validation_share > 0 else 0
+        validators = _validation_speakers(rest, count, seed)
+        test += [u for u in members if u.speaker in kept]
+        validation += [u for u in rest if u.speaker in validators]
+        train += [u for u in rest if u.speaker not in validators]
+    return train, validation, test
+
+
+def _random(
+    ordered: Sequence[Utterance], protocol: str, seed: int
+) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+    shares = (0.8, 0.9) if protocol == "random" else (0.675, 0.75)  # ends of train and of validation
+    sides: tuple[list[Utterance], list[Utterance], list[Utterance]] = ([], [], [])
+    by_class: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
+    for u in ordered:
+        by_class[u.corpus, u.emotion].append(u)
+    for (corpus, emotion), members in sorted(by_class.items()):
+        # Seeded per class, so that a corpus splits the same way alone and among others.
+        rng = np.random.default_rng([seed, zlib.crc32(f"{corpus}/{emotion}".encode())])
+        order = rng.permutation(len(members))
+        cuts = [0, *(round(share * len(members)) for share in shares), len(members)]
+        for side, (start, stop) in zip(sides, zip(cuts, cuts[1:], strict=False), strict=True):
+            side += [members[i] for i in order[start:stop]]
+    return sides

@@ -1,0 +1,80 @@
+"""R1: the CNN-BiLSTM of "Sound Emotion Mapping" (ShodhKosh 2025).
+
+As published: a 128 x 128 log-mel patch; three blocks of Conv2D, BatchNorm, ReLU, MaxPool 2 x 2, Dropout 0.3; the
+feature maps flattened along frequency and sequenced along time; two stacked bidirectional LSTM layers of 128 units;
+Dense 256, Dense 128; softmax over the emotions.
+
+What the paper leaves open, and what is chosen here:
+
+- *Filters and kernels*: 32, 48, 64 filters of 3 x 3, same padding.
+- *The patch*: 128 frames at a 10 ms hop are 1.28 s; the paper does not say whether utterances are cropped or resized
+  to that. Here a window of ``n_frames`` frames is resized to 128 by averaging ``time_pool`` neighbours inside the
+  network: 1 crops 1.28 s, 2 (the default) sees 2.56 s. Utterances are scored as the mean over their windows.
+- *Dense activations*: ReLU, and dropout after each as after the blocks.
+- *After the second BiLSTM*: the last state of either direction, concatenated.
+- *Output*: logits; the softmax, with the calibration temperature, is applied by whoever calls the model.
+- *Amplitude normalisation and per-recording z-score*: a z-score over each window (`serkit.edge.window`), since a
+  microphone has no recordings. *Noise reduction*: no method is named; values 60 dB below the window's peak are raised to
+  that floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+
+def build(
+    n_frames: int,
+    n_features: int,
+    n_labels: int,
+    *,
+    unroll: bool = False,
+    filters: Sequence[int] = (32, 48, 64),
+    time_pool: int = 2,
+    lstm_units: int = 128,
+    dense_units: Sequence[int] = (256, 128),
+    dropout: float = 0.3,
+    lstm_dropout: float = 0.0,
+) -> Any:
+    """Build the network; see the module for the choices.
+
+    Args:
+        n_frames: Frames of one window; a multiple of ``8 * time_pool``.
+        n_features: Mel bands; a multiple of 8.
+        n_labels: Emotions.
+        unroll: Write the LSTM steps out, for conversion.
+        filters: Filters of the convolution blocks.
+        time_pool: Neighbouring frames averaged into one before the first block.
+        lstm_units: Units of each LSTM direction.
+        dense_units: Units of the dense layers.
+        dropout: Rate after each block and dense layer.
+        lstm_dropout: Rate on the sequence into each BiLSTM.
+
+    Returns:
+        Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``.
+    """
+    inputs = keras.Input((n_frames, n_features), name="log_mel")
+    x = layers.Reshape((n_frames, n_features, 1))(inputs)
+    if time_pool > 1:
+        x = layers.AveragePooling2D((time_pool, 1))(x)  # (128, 128, 1)
+    for i, n_filters in enumerate(filters):
+        x = layers.Conv2D(n_filters, 3, padding="same", use_bias=False, name=f"conv{i + 1}")(x)
+        x = layers.BatchNormalization(name=f"norm{i + 1}")(x)
+        x = layers.ReLU()(x)
+        x = layers.MaxPooling2D(2)(x)
+        x = layers.Dropout(dropout)(x)
+    steps, bands, channels = x.shape[1:]
+    x = layers.Reshape((steps, bands * channels))(x)  # time first: (16, 16 * filters)
+    for i, sequences in enumerate((True, False)):
+        if lstm_dropout:
+            x = layers.Dropout(lstm_dropout)(x)
+        lstm = layers.LSTM(lstm_units, return_sequences=sequences, unroll=unroll)
+        x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)
+    for i, units in enumerate(dense_units):
+        x = layers.Dense(units, activation="relu", name=f"dense{i + 1}")(x)
+        x = layers.Dropout(dropout)(x)
+    return keras.Model(inputs, layers.Dense(n_labels, name="logits")(x), name="r1_cnn_bilstm")
