@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.errors import MissingExtraError, ModelError
+from serkit.edge.stderr import muted
 
 Array = npt.NDArray[np.float32]
 
@@ -58,8 +59,9 @@ class Engine:
             )
         self.name, module = found
         try:
-            self._interpreter: Any = module.Interpreter(model_content=data, num_threads=threads)
-            self._interpreter.allocate_tensors()
+            with muted():
+                self._interpreter: Any = module.Interpreter(model_content=data, num_threads=threads)
+                self._interpreter.allocate_tensors()
             (self._input,) = self._interpreter.get_input_details()
             (self._output,) = self._interpreter.get_output_details()
         except SystemError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
+from serkit.edge.stderr import muted
 
 _PROTOCOLS = click.Choice(["ship-test", "speaker-independent", "random", "random-75-25"])
 data_option = click.option(
@@ -29,7 +31,9 @@ def prepare_keras(backend: str | None = None) -> None:
         os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    needs("train", {"torch": "torch", "jax": "jax"}.get(os.environ["KERAS_BACKEND"], "tensorflow"))
+    needs("train", os.environ["KERAS_BACKEND"])
+    with muted():
+        importlib.import_module("keras")
 
 
 @click.command()

@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make demo` (what a device runs) and `make test` (everything).
+PYTHON ?= python3
+EDGE := .venv-edge
+FULL := .venv
+.PHONY: demo test setup check format bench dist clean
+
+demo: $(EDGE)/.installed
+	$(EDGE)/bin/serkit demo
+
+test: $(FULL)/.installed
+	$(FULL)/bin/pytest
+
+setup: $(FULL)/.installed
+
+check: $(FULL)/.installed
+	$(FULL)/bin/ruff check
+	$(FULL)/bin/ruff format --check
+	$(FULL)/bin/mypy
+	$(FULL)/bin/pytest
+
+format: $(FULL)/.installed
+	$(FULL)/bin/ruff check --fix
+	$(FULL)/bin/ruff format
+
+bench: $(FULL)/.installed
+	$(FULL)/bin/serkit bench frontend --out benchmarks/results/frontend.json
+
+dist: $(FULL)/.installed
+	$(FULL)/bin/python -m build
+
+clean:
+	rm -rf $(EDGE) $(FULL) dist
+
+$(EDGE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(EDGE)
+	$(EDGE)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(EDGE)/bin/pip install --quiet --editable .
+	touch $@
+
+$(FULL)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(FULL)
+	$(FULL)/bin/pip install --quiet --upgrade 'pip>=25.1'
+	$(FULL)/bin/pip install --quiet --editable '.[train,reference,tflite-runtime]' --group dev
+	touch $@
