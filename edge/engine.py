@@ -6,6 +6,7 @@ One input ``(1, n_frames, n_features)``, one output ``(1, n_labels)``; float32 o
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -69,6 +70,10 @@ class Engine:
                 f"{_PACKAGES[self.name]} does not work with numpy {np.__version__}; it needs `pip install 'numpy<2'`"
             ) from None
         except (ValueError, RuntimeError) as error:
+            if self.name == "tflite-runtime" and "tensorflow" in sys.modules:
+                raise ModelError(
+                    "tflite-runtime does not work in a process that has loaded TensorFlow; use the engine litert here"
+                ) from None
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self.name} cannot load this model ({reason}); convert it again") from None
 

@@ -1,0 +1,125 @@
+"""Fixtures: a seeded generator, a synthetic voice, a corpus in RAVDESS's layout, and a tiny model trained on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+SAMPLE_RATE = 16000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("SERKIT_DATA"):
+        return
+    skip = pytest.mark.skip(reason="needs real recordings: set SERKIT_DATA to the folder that holds the corpora")
+    for item in items:
+        if "data" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def data() -> Path:
+    return Path(os.environ["SERKIT_DATA"])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def voice(pitch_hz: float, seconds: float, seed: int = 0) -> np.ndarray:
+    """A buzz with harmonics, syllables and breath: speech enough for every gate, mono float32 at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    harmonics = sum(np.sin(2 * np.pi * pitch_hz * k * t) / k for k in range(1, 12))
+    syllables = 0.55 - 0.45 * np.cos(2 * np.pi * 4 * t)
+    return (0.1 * harmonics * syllables + 0.002 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+@pytest.fixture
+def speech() -> np.ndarray:
+    return voice(140, 5.0)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and caches of the tests never touch the user's, and last for the session."""
+    base = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("SERKIT_CONFIG", str(base / "config"))
+    monkeypatch.setenv("SERKIT_CACHE", str(base / "cache"))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RAVDESS speech in its own layout: 24 actors, 4 emotions told apart by pitch, two takes."""
+    root = tmp_path_factory.mktemp("corpora")
+    for actor in range(1, 25):
+        folder = root / "Audio_Speech_Actors_01-24" / f"Actor_{actor:02d}"
+        folder.mkdir(parents=True)
+        for emotion, pitch in (("01", 100), ("03", 190), ("05", 270), ("06", 400)):
+            for take in ("01", "02"):
+                samples = voice(pitch * (1 + 0.002 * actor), 1.2, seed=actor)
+                name = f"03-01-{emotion}-01-01-{take}-{actor:02d}.wav"
+                soundfile.write(folder / name, samples, SAMPLE_RATE)
+    return root
+
+
+TINY_RECIPE = """
+system = "r1-cnn-bilstm"
+labels = ["neutral", "happy", "angry", "fearful"]
+[window]
+n_frames = 64
+hop_frames = 25
+[model]
+filters = [4, 4, 8]
+kernels = [3, 3, 3]
+time_pool = 1
+lstm_units = 16
+dense_units = [16, 16]
+dropout = 0.0
+[split]
+protocol = "ship-test"
+[training]
+epochs = 6
+learning_rate = 4e-3
+ema = 0.5
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny CNN-BiLSTM on the synthetic corpus."""
+    from serkit.train.fit import train
+    from serkit.train.recipe import read_recipe
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    train(read_recipe(tiny_recipe), corpus, out, cache=tmp_path_factory.mktemp("cache"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """The tiny run in every format, signed with a key of the session's own."""
+    from serkit.convert.bundle import convert_run
+    from serkit.convert.export import FORMATS
+
+    os.environ["SERKIT_CONFIG"] = str(tmp_path_factory.getbasetemp() / "config")
+    folder = tmp_path_factory.mktemp("bundles")
+    for format in FORMATS:
+        convert_run(tiny_run, format, folder / f"tiny-{format}.tflite")
+    yield {format: folder / f"tiny-{format}.tflite" for format in FORMATS}

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serkit.edge import stream
+from serkit.edge.audio import FakeSource
+from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.errors import AudioError, ModelError
+from serkit.edge.events import to_json
+from serkit.edge.frontend import features
+from serkit.edge.stream import Recognizer, predict
+from serkit.edge.vad import MIN_SPEECH, speech_ratio
+from serkit.edge.window import WindowSettings, cut_windows, silence
+
+RATE = 16000
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundles: dict[str, Path]) -> Bundle:
+    return read_bundle(str(tiny_bundles["dynamic"]))
+
+
+@pytest.fixture(scope="module")
+def recognizer(bundle: Bundle) -> Recognizer:
+    return Recognizer(bundle)
+
+
+def blocks(x: np.ndarray, size: int) -> FakeSource:
+    return FakeSource(x, RATE, size)
+
+
+def test_events_do_not_depend_on_the_block_size(recognizer: Recognizer, speech: np.ndarray) -> None:
+    heard = [[to_json(e) for e in stream.listen(recognizer, blocks(speech, n))] for n in (80, 512, 16000, 1, 77777)]
+    assert len(heard[0]) > 10
+    assert all(h == heard[0] for h in heard[1:])
+
+
+@given(cuts=st.lists(st.integers(0, 48000), max_size=10), n=st.integers(400, 48000), hop=st.sampled_from([1, 25, 64, 90]))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_streamed_windows_are_those_of_the_whole_recording(
+    recognizer: Recognizer, cuts: list[int], n: int, hop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (0.1 * np.random.default_rng(1).standard_normal(n)).astype(np.float32)
+    window = WindowSettings(n_frames=64, hop_frames=hop)
+    seen: list[np.ndarray] = []
+    heard = Recognizer.__new__(Recognizer)
+    heard.__dict__ = recognizer.__dict__ | {"bundle": replace(recognizer.bundle, window=window)}
+    heard.score = lambda w: seen.append(w.copy()) or np.ones(4)  # type: ignore
+    scored = list(heard.windows(np.split(x, np.clip(np.sort(cuts), 0, n))))
+    frontend = recognizer.bundle.frontend
+    whole = cut_windows(features(x, frontend), window, silence(frontend))
+    expected = [w for w in whole if speech_ratio(w, frontend) >= MIN_SPEECH]
+    assert len(scored) == len(whole)
+    assert np.array_equal(np.array(seen).reshape(-1), np.array(expected).reshape(-1))
+    times = [w.time_s for w in scored]
+    assert times == sorted(times)
+    assert times[-1] <= n / RATE + 1e-9
+
+
+def test_a_file_and_its_stream_agree(recognizer: Recognizer, speech: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, speech, RATE, subtype="FLOAT")
+    result = predict(recognizer, path)
+    windows = [w for w in recognizer.windows([speech]) if w.probabilities is not None]
+    weights = np.array([w.speech_ratio for w in windows])
+    mean = weights @ np.stack([w.probabilities for w in windows]) / weights.sum()
+    assert np.allclose(list(result.probabilities.values()), mean, atol=1e-12)
+    assert result.emotion == recognizer.bundle.labels[int(mean.argmax())]
+    assert result.confidence == max(result.probabilities.values())
+    assert result.duration_s == pytest.approx(5.0)
+    fields = json.loads(to_json(result))
+    assert list(fields) == [
+        "schema", "path", "duration_s", "emotion", "confidence", "probabilities", "speech_ratio", "model"
+    ]  # fmt: skip
+
+
+def test_the_tiny_model_learned_its_corpus(recognizer: Recognizer, corpus: Path) -> None:
+    files = sorted((corpus / "Audio_Speech_Actors_01-24" / "Actor_01").glob("*-01-*.wav"))
+    truth = {"01": "neutral", "03": "happy", "05": "angry", "06": "fearful"}
+    right = [predict(recognizer, f).emotion == truth[f.stem.split("-")[2]] for f in files]
+    assert np.mean(right) >= 0.75
+
+
+def test_what_cannot_be_predicted_says_why(recognizer: Recognizer, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", np.full(100, 0.1), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(3 * RATE), RATE)
+    with pytest.raises(AudioError, match=r"0\.006 s of audio; at least 0\.025 s is needed"):
+        predict(recognizer, tmp_path / "short.wav")
+    with pytest.raises(AudioError, match=r"no speech in 3\.0 s of audio"):
+        predict(recognizer, tmp_path / "silent.wav")
+
+
+def test_silence_is_an_event_and_costs_no_inference(recognizer: Recognizer) -> None:
+    events = list(stream.listen(recognizer, blocks(np.zeros(5 * RATE, np.float32), 512)))
+    assert {e.kind for e in events} == {"silence"}
+    assert all(w.probabilities is None for w in recognizer.windows(blocks(np.zeros(RATE, np.float32), 512)))
+
+
+def test_a_graph_that_does_not_fit_its_description_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ModelError, match=r"its graph takes \(1, 64, 128\).*its description says \(1, 99, 128\)"):
+        Recognizer(replace(bundle, window=WindowSettings(n_frames=99)))
