@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 

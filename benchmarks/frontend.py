@@ -10,7 +10,6 @@ from typing import Any
 import librosa
 import numpy as np
 import python_speech_features
-
 from serkit.edge.frontend import Frontend, FrontendSettings
 
 #: Lengths of audio a program hands over at once, s: a hop of the stream, a window, a recording.
@@ -96,5 +95,3 @@ def measure(repeats: int = 60, warm_up: int = 5) -> list[dict[str, Any]]:
                     }
                 )
     return rows
-
-

@@ -21,14 +21,14 @@ _BEGIN, _END = "<!-- results: made by `serkit report --readme` -->", "<!-- end o
 def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = [(name, row) for name, file in results.items() if file["benchmark"] == "evaluate" for row in file["rows"]]
     lines = [
-        "| system | format | corpus | protocol | test utterances | UAR | accuracy | paper's accuracy | macro-F1 | worst speaker's UAR |",
+        "| model | format | corpus | protocol | files | UAR | accuracy | paper's accuracy | macro-F1 | worst speaker |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, r in sorted(rows, key=lambda item: (item[1]["corpus"], item[1]["protocol"], item[1]["format"])):
         claim = CLAIMS.get((r["system"], r["corpus"]))
         lines.append(
-            f"| {r['model']} | {r['format']} | {r['corpus']} | {r['protocol']} | {r['n_utterances']} | {r['uar']:.3f} | "
-            f"{r['accuracy']:.3f} | {'' if claim is None else f'{claim:.3f}'} | {r['macro_f1']:.3f} | "
+            f"| {r['model']} | {r['format']} | {r['corpus']} | {r['protocol']} | {r['n_utterances']} | "
+            f"{r['uar']:.3f} | {r['accuracy']:.3f} | {'' if claim is None else f'{claim:.3f}'} | {r['macro_f1']:.3f} | "
             f"{r['worst_speaker_uar']:.3f} |"
         )
     return lines
@@ -43,7 +43,8 @@ def _frontend(results: dict[str, dict[str, Any]]) -> list[str]:
     for kind, length in dict.fromkeys((r["features"], r["length_s"]) for r in rows):
         cells = {r["system"]: r for r in rows if (r["features"], r["length_s"]) == (kind, length)}
         peers = " | ".join(
-            f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x" for name in ("python_speech_features", "librosa")
+            f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x"
+            for name in ("python_speech_features", "librosa")
         )
         lines.append(f"| {kind} | {length:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")
     return lines
@@ -53,8 +54,8 @@ def tables() -> str:
     """All tables as Markdown."""
     results = read_results()
     return "\n".join([
-        "Accuracy, fractions; `random` splits have the same speakers in training and test, as the papers do, and come out",
-        "far too high:",
+        "Accuracy, as fractions; the last column is that speaker's UAR. `random` splits have the same speakers in",
+        "training and test and come out far too high; `ship-test` speakers were never seen:",
         "",
         *_accuracy(results),
         "",

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from serkit.benchmarks.environment import commit, versions
 from serkit.convert.card import model_card
 from serkit.convert.export import FORMATS, export
@@ -95,13 +94,13 @@ class _Reference:
         return normalise(np.concatenate(cut), recipe.window)
 
 
-def _info(
-    recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format: str, name: str
-) -> dict[str, Any]:
+def _info(recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format: str, name: str) -> dict[str, Any]:
     values = recipe.to_dict()
     scores = {
         side: {
-            corpus: {k: f[k] for k in ("n_utterances", "uar", "accuracy", "macro_f1", "worst_speaker_uar", "per_sex_uar")}
+            corpus: {
+                k: f[k] for k in ("n_utterances", "uar", "accuracy", "macro_f1", "worst_speaker_uar", "per_sex_uar")
+            }
             for corpus, f in metrics[side].items()
         }
         for side in ("validation", "test")

@@ -24,7 +24,7 @@ It hears {w["n_frames"] * f["hop_length"] / f["sample_rate"]:.2f} s at a time, e
 
 ## Figures
 
-Protocol `{info["split"]["protocol"]}`, Keras weights before conversion; the epoch and the temperature were chosen on the
+Protocol `{info["split"]["protocol"]}`, Keras weights before conversion; epoch and temperature were chosen on the
 validation side alone. UAR is the unweighted average recall over the emotions the corpus has.
 
 | corpus | side | utterances | UAR | accuracy | macro-F1 | worst speaker's UAR |

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import click
-
 from serkit.edge.cli import as_json
 from serkit.train.cli import prepare_keras
 
@@ -38,7 +37,9 @@ def convert(run: Path, format: str, output: Path, name: str | None, as_json: boo
     info = convert_run(run, format, output, name)
     p = info["parity"]
     if as_json:
-        click.echo(json.dumps({"schema": 1, "path": str(output), "format": format, "size_bytes": info["size_bytes"], **p}))
+        click.echo(
+            json.dumps({"schema": 1, "path": str(output), "format": format, "size_bytes": info["size_bytes"], **p})
+        )
         return
     click.echo(f"{output}: {info['size_bytes']:,} bytes, signature in {output.name}.minisig")
     click.echo(

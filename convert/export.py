@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.errors import ModelError, SettingsError
 
 #: Format to what it means.
@@ -65,10 +64,9 @@ def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
     """The child: load, write the recurrence out, freeze, convert."""
     import keras
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     from serkit.train.fit import load_run
     from serkit.train.zoo import SYSTEMS
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     recipe, _, _ = load_run(run)
     trained = keras.saving.load_model(run / "model.keras", compile=False)
@@ -76,7 +74,8 @@ def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
     model = SYSTEMS[recipe.system](*shape, len(recipe.labels), unroll=True, **recipe.model)
     model.set_weights(trained.get_weights())
     function = tf.function(
-        lambda x: model(x, training=False), input_signature=[tf.TensorSpec((1, *shape), tf.float32, name="log_mel")]
+        lambda x: model(x, training=False),
+        input_signature=[tf.TensorSpec((1, *shape), tf.float32, name="log_mel")],
     )
     frozen = convert_variables_to_constants_v2(function.get_concrete_function())
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
 from serkit.edge.engine import Engine
 from serkit.edge.window import softmax
 from serkit.train.metrics import uar
@@ -25,7 +24,7 @@ def parity(
 
     Returns:
         ``max_abs_dp`` and ``mean_abs_dp`` over window probabilities, ``window_label_agreement`` and
-        ``utterance_label_agreement`` (fractions), ``uar_keras``, ``uar`` and ``uar_change``, and what it was measured on.
+        ``utterance_label_agreement`` (fractions), ``uar_keras``, ``uar`` ``uar_change``, and what was measured.
     """
     inputs = windows.inputs
     reference = np.concatenate([keras_logits(inputs[i : i + 64]) for i in range(0, len(inputs), 64)])

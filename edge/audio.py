@@ -19,14 +19,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
-
 from serkit.edge.errors import AudioError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = npt.NDArray[np.float32]
 
@@ -47,7 +49,7 @@ class Source:
         self.sample_rate = sample_rate
         self.block_size = block_size
 
-    def __enter__(self) -> Source:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -228,7 +230,7 @@ class PipeSource(Source):
             self._file = soundfile.SoundFile(reader, **({} if head in {b"RIFF", b"RIFX", b"RF64"} else raw))
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a whole WAV "
+                f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a WAV "
                 "or raw 16-bit samples"
             ) from None
         yield from _decode(self._file, "standard input", self.sample_rate)
@@ -253,7 +255,12 @@ class FakeSource(Source):
     """
 
     def __init__(
-        self, samples: npt.ArrayLike, sample_rate: int, block_size: int | None = None, *, source_rate: int | None = None
+        self,
+        samples: npt.ArrayLike,
+        sample_rate: int,
+        block_size: int | None = None,
+        *,
+        source_rate: int | None = None,
     ) -> None:
         super().__init__(sample_rate, block_size)
         self._samples = np.asarray(samples, np.float32)

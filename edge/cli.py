@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from serkit import __version__
 from serkit.edge.errors import MissingExtraError, SerkitError
 
@@ -93,7 +92,11 @@ _threads = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 _block_size = click.option(
-    "--block-size", type=click.IntRange(1), default=512, show_default=True, help="Samples per block; results never depend on it."
+    "--block-size",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Samples per block; results never depend on it.",
 )
 
 
@@ -186,7 +189,16 @@ def listen(
             return PipeSource(rate, block_size, raw_rate=raw_rate, raw_channels=raw_channels)
         return FileSource(source, rate, block_size)
 
-    _listen(bundle, open_source, settings, engine, threads, as_json, speed, "" if source in ("mic", "-") else source)
+    _listen(
+        bundle,
+        open_source,
+        settings,
+        engine,
+        threads,
+        as_json,
+        speed,
+        "" if source in ("mic", "-") else source,
+    )
 
 
 @main.command()
@@ -196,7 +208,11 @@ def listen(
 @as_json
 @_block_size
 @click.option(
-    "--speed", type=click.Choice(["realtime", "max"]), default="realtime", show_default=True, help="Of the clip."
+    "--speed",
+    type=click.Choice(["realtime", "max"]),
+    default="realtime",
+    show_default=True,
+    help="Of the clip.",
 )
 def demo(model: str, engine: str, threads: int, as_json: bool, block_size: int, speed: str) -> None:
     """Listen to a clip that comes with serkit: no microphone and no network needed.
@@ -366,7 +382,13 @@ def verify(model: str, as_json: bool) -> None:
     bundle = read_bundle(model)
     engine = Recognizer(bundle).engine.name
     if as_json:
-        result = {"schema": 1, "model": bundle.name, "valid": True, "signed_by": bundle.signed_by, "engine": engine}
+        result = {
+            "schema": 1,
+            "model": bundle.name,
+            "valid": True,
+            "signed_by": bundle.signed_by,
+            "engine": engine,
+        }
         click.echo(json.dumps(result))
     else:
         click.echo(f"{bundle.name}: signature by {bundle.signed_by} holds, {engine} runs it")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event
 
@@ -54,7 +53,12 @@ class Decision:
         if probabilities is None:
             self._recent.clear()
             return Event(
-                time_s=time_s, kind="silence", emotion=None, confidence=None, probabilities=None, model=self._model
+                time_s=time_s,
+                kind="silence",
+                emotion=None,
+                confidence=None,
+                probabilities=None,
+                model=self._model,
             )
         self._recent.append(probabilities)
         mean = np.mean(self._recent, axis=0)

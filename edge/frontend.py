@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.errors import AudioError, SettingsError
 
 Array = npt.NDArray[np.float32]
@@ -36,7 +35,7 @@ class FrontendSettings:
         win_length: Analysis window, samples.
         hop_length: Step between frames, samples.
         window: ``hamming``, ``hann`` or ``rectangular``.
-        periodic: Window of period ``win_length`` (librosa, scipy) rather than symmetric (numpy, python_speech_features).
+        periodic: Window of period ``win_length`` (librosa, scipy), not symmetric (numpy, python_speech_features).
         pre_emphasis: ``y[t] = x[t] - pre_emphasis * x[t - 1]``, with ``x[-1] = 0``; 0 is off.
         padding: ``none``: only whole frames; ``end``: zeros complete the last frame, as python_speech_features does;
             ``center``: frame ``k`` is centred on sample ``k * hop_length``, zeros outside, as librosa does.

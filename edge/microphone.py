@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.audio import Resampler, Source
 from serkit.edge.errors import MicrophoneError
+from serkit.edge.stderr import muted
 
 Array = npt.NDArray[np.float32]
 
@@ -46,12 +46,13 @@ class Device:
 
 def _portaudio() -> ModuleType:
     try:
-        import sounddevice
+        with muted():  # ALSA writes a page of guesses about missing devices
+            import sounddevice
     except OSError:
         raise MicrophoneError(
             "PortAudio is not installed; `sudo apt install libportaudio2`, or give a file with --input"
         ) from None
-    return sounddevice  # type: ignore[no-any-return]
+    return sounddevice
 
 
 def devices() -> list[Device]:
@@ -87,7 +88,9 @@ def find_device(device: str | None) -> Device:
     """
     found = devices()
     if not found:
-        raise MicrophoneError("no microphone found; plug one in (`serkit devices` lists them), or give a file with --input")
+        raise MicrophoneError(
+            "no microphone found; plug one in (`serkit devices` lists them), or give a file with --input"
+        )
     if device is None:
         return next((d for d in found if d.default), found[0])
     exact = [d for d in found if device in (str(d.index), d.name)]
@@ -126,10 +129,15 @@ class Microphone(Source):
         for rate in dict.fromkeys((float(self.sample_rate), self.device.sample_rate)):
             self._rate = rate
             try:
-                stream = sounddevice.InputStream(
-                    device=self.device.index, channels=1, samplerate=rate, dtype="float32", callback=self._callback
-                )
-                stream.start()
+                with muted():
+                    stream = sounddevice.InputStream(
+                        device=self.device.index,
+                        channels=1,
+                        samplerate=rate,
+                        dtype="float32",
+                        callback=self._callback,
+                    )
+                    stream.start()
             except (sounddevice.PortAudioError, ValueError) as error:
                 reason = error
             else:

@@ -17,7 +17,6 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from serkit.edge.errors import ModelError
 
 SHIPPED_KEYS = Path(__file__).parent / "models"
@@ -95,8 +94,8 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
     key = next((k for k in keys if k.key_id == blob[2:10]), None)
     if key is None:
         raise ModelError(
-            f"{name}: signed by key {blob[2:10][::-1].hex().upper()}, which this machine does not trust; if you do, put "
-            f"the signer's .pub file into {config_folder() / 'trusted'}"
+            f"{name}: signed by key {blob[2:10][::-1].hex().upper()}, which this machine does not trust; if you do, "
+            f"put the signer's .pub file into {config_folder() / 'trusted'}"
         )
     public = Ed25519PublicKey.from_public_bytes(key.raw)
     try:
@@ -104,7 +103,7 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
         public.verify(outer, blob[10:] + comment.encode())
     except InvalidSignature:
         raise ModelError(
-            f"{name}: does not fit its signature: the file was changed or damaged; copy the model and its .minisig again"
+            f"{name}: does not fit its signature: it was changed or damaged; copy the model and its .minisig again"
         ) from None
     return key, comment
 
@@ -116,15 +115,13 @@ def signing_key() -> Ed25519PrivateKey:
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), None)
         except (ValueError, TypeError):
-            key = None  # type: ignore[assignment]
+            key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise ModelError(f"{path}: not an Ed25519 private key; move it away, and a new one will be made")
         return key
     new = Ed25519PrivateKey.generate()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    pem = new.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)
     trusted = path.parent / "trusted"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.audio import FileSource
 from serkit.edge.bundle import Bundle
 from serkit.edge.decision import Decision, DecisionSettings
@@ -16,7 +15,7 @@ from serkit.edge.engine import Engine
 from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import Event, Prediction
 from serkit.edge.frontend import Frontend
-from serkit.edge.vad import MIN_SPEECH, speech_ratio
+from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import normalise, silence, softmax
 
 Array = npt.NDArray[np.float32]
@@ -50,8 +49,8 @@ class Recognizer:
         expected = (1, bundle.window.n_frames, bundle.frontend.n_features)
         if self.engine.input_shape != expected or self.engine.n_labels != len(bundle.labels):
             raise ModelError(
-                f"{bundle.path.name}: its graph takes {self.engine.input_shape} and gives {self.engine.n_labels} labels, "
-                f"its description says {expected} and {len(bundle.labels)}; convert it again"
+                f"{bundle.path.name}: its graph takes {self.engine.input_shape} and gives {self.engine.n_labels} "
+                f"labels, its description says {expected} and {len(bundle.labels)}; convert it again"
             )
         self._frontend = Frontend(bundle.frontend)
         self._fill = silence(bundle.frontend)
@@ -68,6 +67,7 @@ class Recognizer:
         w, f = self.bundle.window, self.bundle.frontend
         self._frontend.reset()
         buffer = np.empty((w.n_frames + 4 * w.hop_frames, f.n_features), np.float32)
+        levels = np.empty(len(buffer), np.float32)  # of the frames in the buffer, dB
         first = filled = 0  # index of the buffer's first frame in the stream, and frames in the buffer
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
 
@@ -78,16 +78,19 @@ class Recognizer:
                 position += min(max(0, first - n_frames - position), len(frames) - position)  # hops beyond the window
                 n = min(len(frames) - position, len(buffer) - filled)
                 buffer[filled : filled + n] = frames[position : position + n]
+                levels[filled : filled + n] = frame_levels(frames[position : position + n], f)
                 position, filled = position + n, filled + n
                 start = 0
                 while filled - start >= w.n_frames:
                     covered = first + start + w.n_frames
                     end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
-                    yield self._scored(buffer[start : start + w.n_frames], end_s)
+                    window = slice(start, start + w.n_frames)
+                    yield self._scored(buffer[window], levels[window], end_s)
                     start += w.hop_frames
                 first += start
                 kept = max(0, filled - start)
                 buffer[:kept] = buffer[filled - kept : filled].copy()
+                levels[:kept] = levels[filled - kept : filled].copy()
                 filled = kept
             n_frames += len(frames)
 
@@ -98,10 +101,10 @@ class Recognizer:
         if n_frames > covered and filled:
             last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
-            yield self._scored(last, n_samples / f.sample_rate)
+            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate)
 
-    def _scored(self, window: Array, time_s: float) -> ScoredWindow:
-        ratio = speech_ratio(window, self.bundle.frontend)
+    def _scored(self, window: Array, levels: Array, time_s: float) -> ScoredWindow:
+        ratio = speech_ratio(levels)
         return ScoredWindow(time_s, ratio, self.score(window) if ratio >= MIN_SPEECH else None)
 
 
@@ -126,7 +129,9 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
         needed = bundle.frontend.win_length / bundle.frontend.sample_rate
         raise AudioError(f"{path}: {duration_s:.3f} s of audio; at least {needed:.3f} s is needed")
     if not weight:
-        raise AudioError(f"{path}: no speech in {duration_s:.1f} s of audio; record closer to the microphone, or louder")
+        raise AudioError(
+            f"{path}: no speech in {duration_s:.1f} s of audio; record closer to the microphone, or louder"
+        )
     probabilities = total / weight
     best = int(np.argmax(probabilities))
     return Prediction(
@@ -140,7 +145,9 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
     )
 
 
-def listen(recognizer: Recognizer, blocks: Iterable[Array], settings: DecisionSettings | None = None) -> Iterator[Event]:
+def listen(
+    recognizer: Recognizer, blocks: Iterable[Array], settings: DecisionSettings | None = None
+) -> Iterator[Event]:
     """Events of a stream, one per window."""
     decision = Decision(recognizer.bundle.labels, recognizer.bundle.name, settings or DecisionSettings())
     for window in recognizer.windows(blocks):

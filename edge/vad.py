@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.frontend import FrontendSettings
 
 FLOOR_DBFS = -55.0  # below this, nothing is speech
 RANGE_DB = 30.0  # nor is what lies this far below the window's loudest frame
+MIN_SPEECH = 0.1  # windows with a smaller share of speech frames are not scored
 
 
 def frame_levels(frames: npt.NDArray[np.float32], settings: FrontendSettings) -> npt.NDArray[np.float32]:
@@ -31,17 +31,6 @@ def frame_levels(frames: npt.NDArray[np.float32], settings: FrontendSettings) ->
     return np.asarray(energy - 10 * np.log10(full_scale), np.float32)
 
 
-def speech_frames(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Which frames of one window hold speech, given their levels in dB."""
-    if not len(levels):
-        return np.zeros(0, bool)
-    return levels > max(FLOOR_DBFS, float(levels.max()) - RANGE_DB)
-
-
-#: Windows with a smaller share of speech frames are not scored.
-MIN_SPEECH = 0.1
-
-
-def speech_ratio(window: npt.NDArray[np.float32], settings: FrontendSettings) -> float:
-    """Share of a window's frames that hold speech, 0 to 1."""
-    return float(np.mean(speech_frames(frame_levels(window, settings))))
+def speech_ratio(levels: npt.NDArray[np.float32]) -> float:
+    """Share of one window's frames that hold speech, 0 to 1, given their levels in dB."""
+    return float(np.mean(levels > max(FLOOR_DBFS, float(levels.max()) - RANGE_DB)))

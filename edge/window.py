@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings
 
@@ -34,9 +33,7 @@ class WindowSettings:
 
     def __post_init__(self) -> None:
         if self.n_frames < 1 or self.hop_frames < 1:
-            raise SettingsError(
-                f"window of {self.n_frames} frames every {self.hop_frames}: both need to be at least 1"
-            )
+            raise SettingsError(f"window of {self.n_frames} frames every {self.hop_frames}: both need to be at least 1")
         if self.normalisation not in ("window", "none"):
             raise SettingsError(f"window: normalisation is {self.normalisation!r}; choose 'window' or 'none'")
         if self.range_db < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +112,7 @@ def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny run in every format, signed with a key of the session's own."""
     from serkit.convert.bundle import convert_run
     from serkit.convert.export import FORMATS
@@ -122,4 +121,4 @@ def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("bundles")
     for format in FORMATS:
         convert_run(tiny_run, format, folder / f"tiny-{format}.tflite")
-    yield {format: folder / f"tiny-{format}.tflite" for format in FORMATS}
+    return {format: folder / f"tiny-{format}.tflite" for format in FORMATS}

@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features, hz_to_mel, mel_to_hz
 from serkit.edge.window import silence
@@ -119,7 +118,11 @@ def add_noise(frames: Array, noise: Array, snr_db: float) -> Array:
 
 
 def random_window(
-    frames: Array, n_frames: int, settings: AugmentSettings, frontend: FrontendSettings, rng: np.random.Generator
+    frames: Array,
+    n_frames: int,
+    settings: AugmentSettings,
+    frontend: FrontendSettings,
+    rng: np.random.Generator,
 ) -> Array:
     """One augmented window from anywhere in an utterance, not normalised, ``(n_frames, n_mels)``.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 from serkit.edge.stderr import muted
@@ -44,7 +43,11 @@ def prepare_keras(backend: str | None = None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
-@click.option("--backend", type=click.Choice(["tensorflow", "jax", "torch"]), help="Of Keras; $KERAS_BACKEND by default.")
+@click.option(
+    "--backend",
+    type=click.Choice(["tensorflow", "jax", "torch"]),
+    help="Of Keras; $KERAS_BACKEND by default.",
+)
 @as_json
 def train(
     recipe: str,
@@ -136,7 +139,16 @@ def evaluate(
         needs("train", "sklearn")
     from serkit.train.evaluate import evaluate as score
 
-    result = score(run=run, model=model, corpus=corpus, data=data, protocol=protocol, noise=noise, snr_db=snr, engine=engine)
+    result = score(
+        run=run,
+        model=model,
+        corpus=corpus,
+        data=data,
+        protocol=protocol,
+        noise=noise,
+        snr_db=snr,
+        engine=engine,
+    )
     if out is not None:
         from serkit.benchmarks.results import write_results
 

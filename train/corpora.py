@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
+import numpy.typing as npt
 from serkit.edge.audio import describe_audio, read_audio
 from serkit.edge.errors import AudioError, CorpusError
 from serkit.train.labels import CODES
@@ -148,7 +148,11 @@ def _read_nemo(corpus: str, folder: Path) -> Iterator[Utterance]:
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
             try:
                 name = Path(row["file_id"].strip()).stem
-                speaker, sex, emotion = row["speaker_id"].strip(), row["gender"].strip(), row["emotion"].strip()
+                speaker, sex, emotion = (
+                    row["speaker_id"].strip(),
+                    row["gender"].strip(),
+                    row["emotion"].strip(),
+                )
                 emotion = CODES["nemo"][emotion]
             except (KeyError, AttributeError) as error:
                 raise CorpusError(
@@ -232,7 +236,7 @@ def read_corpus(corpus: str, data: Path) -> list[Utterance]:
     return [found[name] for name in sorted(found)]
 
 
-def read_utterance(utterance: Utterance, sample_rate: int) -> np.ndarray:
+def read_utterance(utterance: Utterance, sample_rate: int) -> npt.NDArray[np.float32]:
     """The recording, mono, resampled, float32 ``(n_samples,)``.
 
     Raises:
@@ -249,5 +253,3 @@ def read_utterance(utterance: Utterance, sample_rate: int) -> np.ndarray:
     if not np.any(samples):
         raise AudioError(f"{utterance.path}: every sample is zero; a recording of speech is needed; copy it again")
     return samples
-
-

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
-
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
@@ -59,9 +58,7 @@ def evaluate(
     if not utterances:
         raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
     s = source["split"]
-    split = make_split(
-        utterances, protocol, fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"]
-    )
+    split = make_split(utterances, protocol, fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
     learned = source["learned_from"]
     check_unseen(split, learned["utterances"], learned["voices"])
     noises = None if noise is None else _Noises(noise, source["frontend"].sample_rate)
@@ -88,7 +85,6 @@ def evaluate(
 
 def _run_source(run: Path) -> dict[str, Any]:
     import keras
-
     from serkit.train.fit import learned_from, load_run
 
     recipe, metrics, split = load_run(run)
@@ -178,5 +174,3 @@ class _Noises:
         power = float(np.mean(np.square(noise)))
         gain = np.sqrt(float(np.mean(np.square(samples))) / max(power, 1e-12) / 10 ** (snr_db / 10))
         return np.asarray(samples + np.float32(gain) * noise, np.float32)
-
-

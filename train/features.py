@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
-
 from serkit.edge.errors import AudioError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.train.corpora import Utterance, read_utterance
@@ -48,9 +47,7 @@ class FeatureSet:
         """The subset for one side of a split, in its order; refused recordings are left out."""
         index = {u.key: i for i, u in enumerate(self.utterances)}
         rows = [index[u.key] for u in chosen if u.key in index]
-        return FeatureSet(
-            tuple(self.utterances[i] for i in rows), tuple(self.frames[i] for i in rows), self.refused
-        )
+        return FeatureSet(tuple(self.utterances[i] for i in rows), tuple(self.frames[i] for i in rows), self.refused)
 
 
 def _fingerprint(corpus: Sequence[Utterance], settings: FrontendSettings) -> str:
@@ -59,9 +56,7 @@ def _fingerprint(corpus: Sequence[Utterance], settings: FrontendSettings) -> str
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_features(
-    utterances: Sequence[Utterance], settings: FrontendSettings, cache: Path | None = None
-) -> FeatureSet:
+def load_features(utterances: Sequence[Utterance], settings: FrontendSettings, cache: Path | None = None) -> FeatureSet:
     """Features of ``utterances``, from the cache where it has them.
 
     Recordings that cannot be used are named on stderr, left out, and listed in the result.

@@ -32,7 +32,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from serkit.benchmarks.environment import environment
 from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.window import normalise
@@ -60,9 +59,7 @@ def split_for(recipe: Recipe, data: Path) -> Split:
     """Read the recipe's corpora and split them; recordings with other labels than the model's are left out."""
     utterances = [u for c in recipe.corpora for u in read_corpus(c, data) if u.emotion in recipe.labels]
     s = recipe.split
-    return make_split(
-        utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share
-    )
+    return make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
 
 
 class Epochs:
@@ -83,9 +80,7 @@ class Epochs:
             n = round(len(rows) * self.recipe.corpora[corpus])
             rounds, start = divmod(epoch * n, max(1, len(rows)))
             seed = self.recipe.training.seed
-            cycle = np.concatenate(
-                [np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)]
-            )
+            cycle = np.concatenate([np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)])
             chosen.append(cycle[start : start + n])
         return np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
 
@@ -371,6 +366,4 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
 
 def learned_from(split: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
     """Utterances and voices that trained a run or chose its epoch and temperature."""
-    return {
-        what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")
-    }
+    return {what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")}

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
-
 from serkit.edge.window import softmax
 from serkit.train.corpora import Utterance
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 
 def uar(truth: Sequence[str], answers: Sequence[str]) -> float:
@@ -23,7 +22,9 @@ def uar(truth: Sequence[str], answers: Sequence[str]) -> float:
     return float(np.mean(recall))
 
 
-def score(utterances: Sequence[Utterance], probabilities: npt.NDArray[np.float64], labels: Sequence[str]) -> dict[str, Any]:
+def score(
+    utterances: Sequence[Utterance], probabilities: npt.NDArray[np.float64], labels: Sequence[str]
+) -> dict[str, Any]:
     """All figures for one set of utterances; fractions, rounded to 4 digits.
 
     Args:
@@ -77,7 +78,5 @@ def fit_temperature(logits: npt.ArrayLike, truth: npt.NDArray[np.intp]) -> float
         truth: Index of the true label, ``(n_windows,)``.
     """
     temperatures = np.geomspace(0.2, 5.0, 200)
-    losses = [
-        -np.mean(np.log(softmax(logits, t)[np.arange(len(truth)), truth] + 1e-12)) for t in temperatures
-    ]
+    losses = [-np.mean(np.log(softmax(logits, t)[np.arange(len(truth)), truth] + 1e-12)) for t in temperatures]
     return round(float(temperatures[int(np.argmin(losses))]), 4)

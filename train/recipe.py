@@ -173,6 +173,4 @@ def override(recipe: Recipe, *, split: dict[str, Any] | None = None, training: d
     """The recipe with some settings replaced; None values leave the recipe's own."""
     split = {k: v for k, v in (split or {}).items() if v is not None}
     training = {k: v for k, v in (training or {}).items() if v is not None}
-    return replace(
-        recipe, split=replace(recipe.split, **split), training=replace(recipe.training, **training)
-    )
+    return replace(recipe, split=replace(recipe.split, **split), training=replace(recipe.training, **training))

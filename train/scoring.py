@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from serkit.edge.frontend import FrontendSettings
-from serkit.edge.vad import MIN_SPEECH, speech_ratio
+from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, normalise, pool_windows, silence, softmax
 
 Logits = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
@@ -31,7 +31,7 @@ class Windows:
 
 
 def window_utterances(
-    frames: Sequence[npt.NDArray[np.float16]], frontend: FrontendSettings, window: WindowSettings
+    frames: Sequence[npt.NDArray[np.floating[Any]]], frontend: FrontendSettings, window: WindowSettings
 ) -> Windows:
     """All windows that `serkit predict` would score in these utterances.
 
@@ -40,7 +40,7 @@ def window_utterances(
     inputs, owner, speech = [], [], []
     for i, f in enumerate(frames):
         cut = cut_windows(f.astype(np.float32), window, silence(frontend))
-        ratios = np.array([speech_ratio(w, frontend) for w in cut])
+        ratios = np.array([speech_ratio(frame_levels(w, frontend)) for w in cut])
         keep = ratios >= MIN_SPEECH
         if not keep.any():
             keep[:], ratios[:] = True, 1.0

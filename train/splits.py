@@ -19,9 +19,9 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-
 from serkit.edge.errors import CorpusError
 from serkit.train.corpora import Utterance
 
@@ -147,7 +147,12 @@ def _validation_speakers(candidates: Sequence[Utterance], count: int, seed: int)
 
 
 def make_split(
-    utterances: Sequence[Utterance], protocol: str, *, fold: int = 0, seed: int = 0, validation_share: float = 0.15
+    utterances: Sequence[Utterance],
+    protocol: str,
+    *,
+    fold: int = 0,
+    seed: int = 0,
+    validation_share: float = 0.15,
 ) -> Split:
     """Split the utterances of one or several corpora.
 
@@ -169,9 +174,7 @@ def make_split(
         train, validation, test = _random(ordered, protocol, seed)
     else:
         train, validation, test = _by_speaker(ordered, protocol, fold, seed, validation_share)
-    split = Split(
-        protocol=protocol, fold=fold, train=tuple(train), validation=tuple(validation), test=tuple(test)
-    )
+    split = Split(protocol=protocol, fold=fold, train=tuple(train), validation=tuple(validation), test=tuple(test))
     check_speakers(split)
     for side in ("train", "test"):
         if not getattr(split, side):
@@ -218,6 +221,6 @@ def _random(
         rng = np.random.default_rng([seed, zlib.crc32(f"{corpus}/{emotion}".encode())])
         order = rng.permutation(len(members))
         cuts = [0, *(round(share * len(members)) for share in shares), len(members)]
-        for side, (start, stop) in zip(sides, zip(cuts, cuts[1:], strict=False), strict=True):
+        for side, (start, stop) in zip(sides, pairwise(cuts), strict=True):
             side += [members[i] for i in order[start:stop]]
     return sides

@@ -12,7 +12,6 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from serkit.edge.audio import FakeSource, FileSource, PipeSource, Resampler, describe_audio, read_audio
 from serkit.edge.errors import AudioError
 
@@ -119,7 +118,10 @@ def test_a_pipe_that_ends_at_once_says_so() -> None:
 
 
 def test_a_pipe_that_only_starts_like_a_wav_says_so() -> None:
-    with pytest.raises(AudioError, match="starts like a WAV but is not one"), piped(b"RIFF" + b"nonsense" * 50) as s:
+    with (
+        pytest.raises(AudioError, match="starts like a WAV but is not one"),
+        piped(b"RIFF" + b"nonsense" * 50) as s,
+    ):
         list(s)
 
 
@@ -159,7 +161,11 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_every_oddity_is_read_rightly_or_refused(data: Path) -> None:
-    refused = {"empty.wav": "empty file", "random_bytes.wav": "not an audio file", "truncated_header_says_more.wav": "truncated"}
+    refused = {
+        "empty.wav": "empty file",
+        "random_bytes.wav": "not an audio file",
+        "truncated_header_says_more.wav": "truncated",
+    }
     for path in sorted((data / "oddities").iterdir()):
         if path.name in refused:
             with pytest.raises(AudioError, match=refused[path.name]):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle
 from serkit.edge.errors import ModelError
@@ -101,7 +100,7 @@ def test_an_unknown_model_names_those_there_are() -> None:
 def test_the_signing_key_is_private_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERKIT_CONFIG", str(tmp_path / "own"))
     key = signing_key()
-    assert stat.S_IMODE(os.stat(tmp_path / "own" / "signing.key").st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "own" / "signing.key").stat().st_mode) == 0o600
     assert public_key_file(signing_key()) == public_key_file(key)
     assert public_key_file(key) in {p.read_text() for p in (tmp_path / "own" / "trusted").glob("*.pub")}
     (tmp_path / "own" / "signing.key").write_text("nonsense")

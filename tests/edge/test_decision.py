@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import to_json
@@ -19,7 +18,9 @@ def windows() -> st.SearchStrategy[list[float | None]]:
 
 
 @given(heard=windows(), n=st.integers(1, 5), threshold=st.floats(0, 1))
-def test_every_window_gets_one_event_that_means_what_it_says(heard: list[float | None], n: int, threshold: float) -> None:
+def test_every_window_gets_one_event_that_means_what_it_says(
+    heard: list[float | None], n: int, threshold: float
+) -> None:
     decision = Decision(LABELS, "m", DecisionSettings(average_windows=n, unsure_below=threshold))
     for i, p in enumerate(heard):
         event = decision.window(float(i), None if p is None else np.array([p, 1 - p]))

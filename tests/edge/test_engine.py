@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from serkit.edge.engine import ENGINES, Engine, available_engines, dequantize, quantize
 from serkit.edge.errors import MissingExtraError, ModelError
 
@@ -28,8 +27,8 @@ data, name = read_bundle(sys.argv[1]).data, sys.argv[2]
 engine = Engine(data, name)
 a, b = np.random.default_rng(0).standard_normal((2, *engine.input_shape[1:])).astype(np.float32)
 sequence = [a, a, b, a, 30 * b, a, np.zeros_like(a), a]
-answers = [engine.logits(w).tolist() for w in sequence] + [Engine(data, name).logits(a).tolist(), engine.logits(b).tolist()]
-print(json.dumps(answers))
+answers = [engine.logits(w) for w in sequence] + [Engine(data, name).logits(a), engine.logits(b)]
+print(json.dumps([x.tolist() for x in answers]))
 """
 
 

@@ -6,9 +6,16 @@ import pytest
 import python_speech_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from serkit.edge.errors import AudioError, SettingsError
-from serkit.edge.frontend import Frontend, FrontendSettings, delta, features, hz_to_mel, mel_filterbank, mel_to_hz
+from serkit.edge.frontend import (
+    Frontend,
+    FrontendSettings,
+    delta,
+    features,
+    hz_to_mel,
+    mel_filterbank,
+    mel_to_hz,
+)
 
 RATE = 16000
 PSF = {
@@ -63,7 +70,12 @@ def test_log_mel_equals_librosa(scale: str, norm: str, window: str, center: bool
     ours = features(
         x if center else x[56:],
         FrontendSettings(
-            n_mels=64, window=window, periodic=True, padding="center" if center else "none", mel_scale=scale, mel_norm=norm
+            n_mels=64,
+            window=window,
+            periodic=True,
+            padding="center" if center else "none",
+            mel_scale=scale,
+            mel_norm=norm,
         ),
     )
     power = librosa.feature.melspectrogram(

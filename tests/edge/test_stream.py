@@ -9,7 +9,6 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from serkit.edge import stream
 from serkit.edge.audio import FakeSource
 from serkit.edge.bundle import Bundle, read_bundle
@@ -17,7 +16,7 @@ from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import to_json
 from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, predict
-from serkit.edge.vad import MIN_SPEECH, speech_ratio
+from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, silence
 
 RATE = 16000
@@ -44,7 +43,11 @@ def test_events_do_not_depend_on_the_block_size(recognizer: Recognizer, speech: 
     assert all(h == heard[0] for h in heard[1:])
 
 
-@given(cuts=st.lists(st.integers(0, 48000), max_size=10), n=st.integers(400, 48000), hop=st.sampled_from([1, 25, 64, 90]))
+@given(
+    cuts=st.lists(st.integers(0, 48000), max_size=10),
+    n=st.integers(400, 48000),
+    hop=st.sampled_from([1, 25, 64, 90]),
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_windows_are_those_of_the_whole_recording(
     recognizer: Recognizer, cuts: list[int], n: int, hop: int, monkeypatch: pytest.MonkeyPatch
@@ -58,7 +61,7 @@ def test_streamed_windows_are_those_of_the_whole_recording(
     scored = list(heard.windows(np.split(x, np.clip(np.sort(cuts), 0, n))))
     frontend = recognizer.bundle.frontend
     whole = cut_windows(features(x, frontend), window, silence(frontend))
-    expected = [w for w in whole if speech_ratio(w, frontend) >= MIN_SPEECH]
+    expected = [w for w in whole if speech_ratio(frame_levels(w, frontend)) >= MIN_SPEECH]
     assert len(scored) == len(whole)
     assert np.array_equal(np.array(seen).reshape(-1), np.array(expected).reshape(-1))
     times = [w.time_s for w in scored]

@@ -11,12 +11,12 @@ What the paper leaves open, and what is chosen here:
   to that. Here a window of ``n_frames`` frames is resized to 128 by averaging ``time_pool`` neighbours inside the
   network: 1 crops 1.28 s, 2 (the default) sees 2.56 s. Utterances are scored as the mean over their windows.
 - *Dense activations*: ReLU, and dropout after each as after the blocks.
-- *After the second BiLSTM*: the paper shows attention maps but no attention layer; here the steps are summed by additive
-  attention (Bahdanau et al. 2015, 64 hidden units), beside their maximum.
+- *After the second BiLSTM*: the paper shows attention maps but no attention layer; here the steps are summed by
+  additive attention (Bahdanau et al. 2015, 64 hidden units), beside their maximum.
 - *Output*: logits; the softmax, with the calibration temperature, is applied by whoever calls the model.
 - *Amplitude normalisation and per-recording z-score*: a z-score over each window (`serkit.edge.window`), since a
-  microphone has no recordings. *Noise reduction*: no method is named; values 60 dB below the window's peak are raised to
-  that floor.
+  microphone has no recordings. *Noise reduction*: no method is named; values 60 dB below the window's peak are raised
+  to that floor.
 """
 
 from __future__ import annotations

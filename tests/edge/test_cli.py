@@ -1,0 +1,255 @@
+"""Exit codes and the very words, command by command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner, Result
+from serkit.edge.bundle import bundled_models
+from serkit.edge.cli import main
+
+COMMANDS = [
+    "predict",
+    "listen",
+    "demo",
+    "models",
+    "model",
+    "devices",
+    "train",
+    "evaluate",
+    "convert",
+    "bench",
+    "report",
+]
+RATE = 16000
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def lines(result: Result) -> list[dict[str, object]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture
+def wav(tmp_path: Path, speech: np.ndarray) -> Path:
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, speech, RATE)
+    return path
+
+
+def test_the_edge_loads_no_training_library() -> None:
+    heavy = [
+        "tensorflow",
+        "keras",
+        "scipy",
+        "sklearn",
+        "librosa",
+        "matplotlib",
+        "jax",
+        "torch",
+        "python_speech_features",
+    ]
+    code = f"import sys, serkit.edge.cli; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    code = f"""
+import sys
+from click.testing import CliRunner
+from serkit.edge.cli import main
+result = CliRunner().invoke(main, ["demo", "--speed", "max", "--json"])
+assert result.exit_code == 0, result.output
+assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+print([m for m in {heavy} if m in sys.modules])"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "model info", "model verify", "bench frontend"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    if command not in ("model", "bench"):
+        assert "Example" in result.output
+        assert f"serkit {command}" in result.output
+
+
+def test_usage_errors_exit_2() -> None:
+    for args in (["predict"], ["listen", "--block-size", "0"], ["nonesuch"], ["evaluate", "--corpus", "x"]):
+        assert run(*args).exit_code == 2
+
+
+def test_predict_says_the_emotion(wav: Path) -> None:
+    result = run("predict", wav)
+    assert result.exit_code == 0
+    assert f"{wav}: " in result.stdout.splitlines()[0]
+    (prediction,) = lines(run("predict", wav, "--json"))
+    assert prediction["schema"] == 1
+    assert prediction["duration_s"] == 5.0
+    assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-3)  # type: ignore[attr-defined]
+    assert prediction["confidence"] == max(prediction["probabilities"].values())  # type: ignore[attr-defined]
+
+
+def test_predict_goes_on_after_a_bad_file(wav: Path, tmp_path: Path) -> None:
+    result = run("predict", tmp_path / "gone.wav", wav, "--json")
+    assert result.exit_code == 1
+    assert len(lines(result)) == 1
+    assert result.stderr == f"serkit: {tmp_path / 'gone.wav'}: no such file; check the name\n"
+
+
+def test_listen_gives_the_same_events_however_the_audio_comes(wav: Path) -> None:
+    outputs = [run("listen", "--input", wav, "--json", "--block-size", n).stdout for n in (80, 512, 16000)]
+    command = [sys.executable, "-m", "serkit.edge", "listen", "--input", "-", "--json"]
+    for n in ("80", "16000"):
+        with wav.open("rb") as stdin:
+            piped = subprocess.run(
+                [*command, "--block-size", n], stdin=stdin, capture_output=True, check=True, text=True
+            )
+        outputs.append(piped.stdout)
+    assert len(outputs[0].splitlines()) >= 6
+    assert all(o == outputs[0] for o in outputs[1:])
+
+
+def test_listen_to_raw_samples_on_stdin(wav: Path, speech: np.ndarray) -> None:
+    command = [sys.executable, "-m", "serkit.edge", "listen", "--input", "-", "--json"]
+    samples, _ = soundfile.read(wav, dtype="int16")
+    piped = subprocess.run(command, input=samples.tobytes(), capture_output=True, check=True)
+    assert piped.stdout.decode() == run("listen", "--input", wav, "--json").stdout
+
+
+def test_demo_ends_with_emotions_on_the_screen() -> None:
+    result = run("demo", "--speed", "max")
+    assert result.exit_code == 0
+    assert any(label in result.stdout for label in ("angry", "happy", "neutral", "sad", "fearful", "surprised"))
+    events = lines(run("demo", "--speed", "max", "--json"))
+    assert {"emotion", "silence"} <= {e["kind"] for e in events}
+    assert all(
+        list(e) == ["schema", "time_s", "kind", "emotion", "confidence", "probabilities", "model"] for e in events
+    )
+
+
+def test_models_are_listed_described_and_verified() -> None:
+    listed = lines(run("models", "--json"))
+    assert {m["name"] for m in listed} == set(bundled_models())
+    assert [m["default"] for m in listed].count(True) == 1
+    card = run("model", "info", "default").stdout
+    assert "## Limits" in card
+    assert lines(run("model", "info", "default", "--json"))[0]["format"] in ("dynamic", "int8")
+    assert lines(run("model", "verify", "default", "--json"))[0]["valid"] is True
+    assert "holds" in run("model", "verify", "default").stdout
+
+
+def test_configuration_changes_the_decision(wav: Path, tmp_path: Path) -> None:
+    config = tmp_path / "serkit.toml"
+    config.write_text("[decision]\nunsure_below = 1.0\n")
+    kinds = {e["kind"] for e in lines(run("listen", "-i", wav, "--json", "--config", config))}
+    assert kinds <= {"unsure", "silence"}
+    for text, message in (
+        ("[decision]\nspeed = 1\n", "has no setting 'speed'"),
+        ("[mqtt]\n", "'mqtt'"),
+        ("x", "not a TOML"),
+    ):
+        config.write_text(text)
+        result = run("listen", "-i", wav, "--config", config)
+        assert result.exit_code == 1
+        assert message in result.stderr
+
+
+BAD = {
+    "missing": (["predict", "{tmp}/gone.wav"], "no such file"),
+    "folder": (["predict", "{tmp}"], "a folder"),
+    "text": (["predict", "{tmp}/text.wav"], "not an audio file"),
+    "empty": (["listen", "--input", "{tmp}/empty.wav"], "an empty file"),
+    "silent": (["predict", "{tmp}/silent.wav"], "no speech in 3.0 s"),
+    "unknown model": (["predict", "x.wav", "--model", "nonesuch"], "no model 'nonesuch'"),
+    "corrupted model": (["demo", "--model", "{tmp}/broken.tflite"], "does not fit its signature"),
+    "truncated model": (["model", "verify", "{tmp}/short.tflite"], "does not fit its signature"),
+    "unsigned model": (["model", "info", "{tmp}/unsigned.tflite"], "no signature beside it"),
+    "no corpus": (["evaluate", "--model", "default", "--corpus", "tess", "--protocol", "ship-test", "--data", "{tmp}"],
+                  "no recording of TESS"),
+    "no recipe": (["train", "nonesuch", "--data", "{tmp}"], "no recipe nonesuch"),
+    "no run": (["convert", "{tmp}", "--format", "int8", "-o", "{tmp}/m.tflite"], "not a finished run"),
+    "no configuration": (["listen", "--config", "{tmp}/gone.toml"], "no such configuration file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_and_exit_1(case: str, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("hello\n" * 50)
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "silent.wav", np.zeros(3 * RATE), RATE)
+    shipped = bundled_models()["r1-ship-dynamic"]
+    data, signature = shipped.read_bytes(), shipped.with_name(shipped.name + ".minisig").read_bytes()
+    middle = len(data) // 2
+    for name, changed in (
+        ("broken", data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]),
+        ("short", data[:middle]),
+        ("unsigned", data),
+    ):
+        (tmp_path / f"{name}.tflite").write_bytes(changed)
+        if name != "unsigned":
+            (tmp_path / f"{name}.tflite.minisig").write_bytes(signature)
+    args, message = BAD[case]
+    result = run(*(a.format(tmp=tmp_path) for a in args))
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("serkit: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("library", ["", "broken"])
+def test_no_microphone_and_no_portaudio(library: str, tmp_path: Path) -> None:
+    """A machine without microphones, and one where `import sounddevice` finds no library."""
+    env = os.environ | {"ALSA_CONFIG_PATH": "/dev/null", "PULSE_SERVER": "none"}
+    if library == "broken":
+        (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+        env["PYTHONPATH"] = str(tmp_path)
+    command = [sys.executable, "-m", "serkit.edge", "listen"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("serkit: ")
+    if library == "broken":
+        assert result.stderr == (
+            "serkit: PortAudio is not installed; `sudo apt install libportaudio2`, or give a file with --input\n"
+        )
+
+
+@pytest.mark.slow
+def test_ten_silent_hours_take_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "night.wav"
+    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        file.write(np.zeros(RATE))
+    samples = 10 * 3600 * RATE
+    with path.open("r+b") as file:  # a sparse file: ten hours of zeros that take no disk
+        file.truncate(44 + 2 * samples)
+        for offset, value in ((4, 36 + 2 * samples), (40, 2 * samples)):
+            file.seek(offset)
+            file.write(value.to_bytes(4, "little"))
+    code = f"""
+import resource, sys
+from click.testing import CliRunner
+from serkit.edge.cli import main
+CliRunner().invoke(main, ["demo", "--speed", "max", "--json"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = CliRunner().invoke(main, ["predict", {str(path)!r}])
+print(result.exit_code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(result.stderr)"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second, *_ = child.stdout.splitlines()
+    code_, grown_kib = map(int, first.split())
+    assert code_ == 1
+    assert second == f"serkit: {path}: no speech in 36000.0 s of audio; record closer to the microphone, or louder"
+    assert grown_kib < 20_000

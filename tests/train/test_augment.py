@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pytest
+from serkit.edge.errors import SettingsError
+from serkit.edge.frontend import FrontendSettings, features
+from serkit.edge.window import silence
+from serkit.train.augment import (
+    AugmentSettings,
+    add_noise,
+    random_window,
+    shift_pitch,
+    stretch_time,
+    white_noise_frames,
+)
+
+S = FrontendSettings()
+FILL = silence(S)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("semitones", [-4.0, 3.0])
+def test_pitch_shift_does_what_the_waveform_would(speech: np.ndarray, semitones: float) -> None:
+    shifted = librosa.effects.pitch_shift(y=speech, sr=16000, n_steps=semitones)
+    theirs, plain = features(shifted, S), features(speech, S)
+    ours = shift_pitch(plain, semitones, S, FILL)
+    low = slice(5, 90)  # above, one of the two has nothing to show
+    assert correlation(ours[:, low], theirs[:, low]) > 0.85
+    assert correlation(ours[:, low], theirs[:, low]) > correlation(plain[:, low], theirs[:, low]) + 0.1
+
+
+@pytest.mark.parametrize("rate", [0.8, 1.25])
+def test_time_stretch_does_what_the_waveform_would(speech: np.ndarray, rate: float) -> None:
+    theirs = features(librosa.effects.time_stretch(y=speech, rate=rate), S)
+    ours = stretch_time(features(speech, S), rate, 0.0, len(theirs), FILL)
+    plain = stretch_time(features(speech, S), 1.0, 0.0, len(theirs), FILL)
+    level = slice(20, -20)
+    assert correlation(ours[level].mean(axis=1), theirs[level].mean(axis=1)) > 0.7
+    assert correlation(plain[level].mean(axis=1), theirs[level].mean(axis=1)) < 0.5
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0, 25.0])
+def test_noise_does_what_the_waveform_would(rng: np.random.Generator, snr_db: float) -> None:
+    t = np.arange(32000) / 16000
+    steady = 0.1 * np.sin(2 * np.pi * 500 * t) + 0.05 * np.sin(2 * np.pi * 1500 * t)
+    noise = rng.standard_normal(len(steady))
+    gain = np.sqrt(np.mean(steady**2) / 10 ** (snr_db / 10))
+    theirs = features(steady + gain * noise, S)
+    clean = features(steady, S)
+    ours = add_noise(clean, white_noise_frames(S)[: len(clean)], snr_db)
+    assert np.max(np.abs(ours[:, 8:].mean(axis=0) - theirs[:, 8:].mean(axis=0))) < 0.5
+
+
+def test_nothing_switched_on_changes_nothing(speech: np.ndarray, rng: np.random.Generator) -> None:
+    plain = features(speech, S)
+    assert np.array_equal(random_window(plain, len(plain), AugmentSettings(), S, rng), plain)
+
+
+def test_a_short_utterance_lies_in_silence_and_a_long_one_is_cropped(speech: np.ndarray) -> None:
+    plain = features(speech, S)
+    starts = set()
+    for seed in range(20):
+        window = random_window(plain[:50], 128, AugmentSettings(), S, np.random.default_rng(seed))
+        heard = np.flatnonzero((window != FILL).any(axis=1))
+        assert 48 <= len(heard) <= 51
+        starts.add(int(heard[0]))
+        assert random_window(plain, 128, AugmentSettings(), S, np.random.default_rng(seed)).shape == (
+            128,
+            128,
+        )
+    assert len(starts) > 5
+
+
+def test_windows_are_drawn_by_seed_and_stay_finite(speech: np.ndarray) -> None:
+    settings = AugmentSettings(
+        time_stretch=0.3, pitch_shift=4, noise_probability=1, tilt_db=6, time_masks=2, mel_masks=2
+    )
+    plain = features(speech, S)
+    draws = [random_window(plain, 128, settings, S, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert all(np.isfinite(d).all() and d.dtype == np.float32 for d in draws)
+    assert np.array_equal(plain, features(speech, S))
+
+
+def test_settings_say_what_is_wrong() -> None:
+    with pytest.raises(SettingsError, match="noise_snr_db runs from 30 to 5"):
+        AugmentSettings(noise_snr_db=(30, 5))
+    with pytest.raises(SettingsError, match="noise_probability is 2"):
+        AugmentSettings(noise_probability=2)

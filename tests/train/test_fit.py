@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serkit.edge.errors import CorpusError, SerkitError, SettingsError
+from serkit.edge.frontend import FrontendSettings
+from serkit.train.corpora import read_corpus
+from serkit.train.evaluate import evaluate
+from serkit.train.features import load_features
+from serkit.train.fit import Epochs, learning_rate, load_run, split_for, train
+from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def recipe(tiny_recipe: Path) -> Recipe:
+    return read_recipe(tiny_recipe)
+
+
+def test_a_run_leaves_everything_and_learns(tiny_run: Path) -> None:
+    names = {p.name for p in tiny_run.iterdir()}
+    assert names == {
+        "best.weights.h5", "config.json", "confusion.json", "confusion.png", "environment.json", "history.jsonl",
+        "history.png", "metrics.json", "model.keras", "reference.npz", "split.json", "state.json",
+    }  # fmt: skip
+    recipe, metrics, split = load_run(tiny_run)
+    assert metrics["test"]["ravdess"]["uar"] > 0.6  # four emotions told apart by pitch; chance is 0.25
+    assert metrics["test"]["ravdess"]["n_utterances"] == 4 * 8
+    assert len((tiny_run / "history.jsonl").read_text().splitlines()) == recipe.training.epochs
+    assert set(split["test"]["voices"]) == {f"ravdess/{a}" for a in (1, 11, 20, 21)}
+    assert json.loads((tiny_run / "environment.json").read_text())["backend"] == "tensorflow"
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    batches = Epochs.batches
+
+    def interrupted(self: Epochs, epoch: int) -> object:
+        seen.append(epoch)
+        if epoch == 2 and len(seen) == 3:
+            raise KeyboardInterrupt
+        return batches(self, epoch)
+
+    monkeypatch.setattr(Epochs, "batches", interrupted)
+    short = override(recipe, training={"epochs": 4})
+    with pytest.raises(KeyboardInterrupt):
+        train(short, corpus, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "state.json").read_text())["epoch"] == 2
+    metrics = train(short, corpus, tmp_path / "run")
+    assert seen == [0, 1, 2, 2, 3]
+    assert metrics["epochs"] == 4
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [h["epoch"] for h in history] == [0, 1, 2, 3]
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert train(short, corpus, tmp_path / "run") == metrics  # finished: nothing is trained again
+    assert seen == [0, 1, 2, 2, 3]
+    with pytest.raises(SettingsError, match="holds a run of another recipe"):
+        train(recipe, corpus, tmp_path / "run")
+
+
+def test_patience_stops_early(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    stubborn = override(recipe, training={"epochs": 9, "patience": 1, "learning_rate": 1e-9, "ema": 0.0})
+    metrics = train(stubborn, corpus, tmp_path / "run")
+    assert metrics["epochs"] < 9
+    assert metrics["best_epoch"] == metrics["epochs"] - 3
+
+
+def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path) -> None:
+    third = replace(recipe, corpora={"ravdess": 1 / 3})
+    data = load_features(split_for(third, corpus).train, third.frontend)
+    epochs = Epochs(third, data)
+    n = len(data.utterances)
+    drawn = np.concatenate([epochs.order(e) for e in range(6)])
+    assert len(epochs.order(0)) == round(n / 3)
+    counts = np.bincount(drawn, minlength=n)
+    assert counts.min() >= 1
+    assert counts.max() <= 3
+    assert np.array_equal(epochs.order(3), Epochs(third, data).order(3))
+    x, y = next(epochs.batches(0))
+    assert x.shape == (32, 64, 128)
+    assert y.sum(axis=1) == pytest.approx(1)
+
+
+def test_features_are_cached_and_follow_the_settings(corpus: Path, tmp_path: Path) -> None:
+    utterances = read_corpus("ravdess", corpus)[:5]
+    first = load_features(utterances, FrontendSettings(), tmp_path)
+    (file,) = (tmp_path / "features").iterdir()
+    written = file.stat().st_mtime_ns
+    again = load_features(utterances, FrontendSettings(), tmp_path)
+    assert file.stat().st_mtime_ns == written
+    assert all(np.array_equal(a, b) for a, b in zip(first.frames, again.frames, strict=True))
+    load_features(utterances, FrontendSettings(n_mels=40), tmp_path)
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_broken_recordings_are_named_and_left_out(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    utterances = read_corpus("ravdess", corpus)[:3]
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    utterances[1] = replace(utterances[1], path=broken)
+    features = load_features(utterances, FrontendSettings(), tmp_path)
+    assert [u.name for u in features.utterances] == [utterances[0].name, utterances[2].name]
+    assert len(features.refused) == 1
+    assert "broken.wav: not an audio file" in features.refused[0]
+    assert "left out:" in capsys.readouterr().err
+
+
+def test_cosine_falls_from_the_rate_to_a_hundredth() -> None:
+    t = TrainingSettings(epochs=11, learning_rate=1.0, schedule="cosine")
+    rates = [learning_rate(t, e) for e in range(11)]
+    assert rates[0] == 1.0
+    assert rates[-1] == pytest.approx(0.01)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_evaluate_agrees_with_the_run_and_refuses_what_was_learned(tiny_run: Path, corpus: Path) -> None:
+    result = evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol="ship-test")
+    _, metrics, _ = load_run(tiny_run)
+    assert result["uar"] == pytest.approx(metrics["test"]["ravdess"]["uar"], abs=0.04)  # float16 features in the run
+    for protocol in ("speaker-independent", "random"):
+        if protocol == "speaker-independent":  # its first fold is the ship-test's
+            assert (
+                evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol=protocol)["uar"]
+                == result["uar"]
+            )
+            continue
+        with pytest.raises(CorpusError, match="the model learned from ravdess/"):
+            evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol=protocol)
+
+
+def test_evaluate_with_noise(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "hiss.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    options = {"run": tiny_run, "model": None, "corpus": "ravdess", "data": corpus, "protocol": "ship-test"}
+    clean = evaluate(**options)
+    drowned = evaluate(**options, noise=tmp_path, snr_db=-20.0)
+    assert drowned["uar"] < clean["uar"]
+    assert drowned["noise"] == {"folder": tmp_path.name, "snr_db": -20.0}
+    with pytest.raises(SettingsError, match="no noise recordings"):
+        evaluate(**options, noise=tmp_path / "gone", snr_db=0.0)
+
+
+def test_what_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SerkitError, match="not a finished run"):
+        load_run(tmp_path)

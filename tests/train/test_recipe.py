@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from serkit.edge.errors import SettingsError
+from serkit.train.recipe import bundled_recipes, override, read_recipe, recipe_from_dict
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_bundled_recipes_are_whole_and_survive_the_round_trip(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(recipe.to_dict(), "again") == recipe
+
+
+def test_an_override_replaces_only_what_is_given() -> None:
+    recipe = read_recipe("r1")
+    changed = override(recipe, split={"protocol": None, "fold": 3}, training={"seed": 7})
+    assert (changed.split.protocol, changed.split.fold, changed.training.seed) == (
+        recipe.split.protocol,
+        3,
+        7,
+    )
+    assert changed.training.epochs == recipe.training.epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("system = ", "not TOML"),
+        ('system = "r1-cnn-bilstm"\nspeed = 3', "unknown setting 'speed'"),
+        (
+            'system = "r1-cnn-bilstm"\n[training]\nlr = 1',
+            r"\[training\]: unknown setting 'lr'; known: epochs",
+        ),
+        ('system = "r1-cnn-bilstm"\nlabels = ["joy"]', "no emotion 'joy'"),
+        ('system = "r1-cnn-bilstm"\n[corpora]\nsavee = 1.0', "no corpus 'savee'"),
+        ('system = "r1-cnn-bilstm"\n[corpora]\ntess = 2.0', "share above 0 and up to 1"),
+        ('system = "r1-cnn-bilstm"\n[split]\nprotocol = "loso"', "protocol is 'loso'"),
+        ('system = "r1-cnn-bilstm"\n[training]\nmonitor = "f1"', "monitor is 'f1'"),
+        ('system = "r1-cnn-bilstm"\ntraining = 3', "a table is needed, found 3"),
+        ("", "missing 1 required keyword-only argument: 'system'"),
+    ],
+)
+def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_recipe(path)
+
+
+def test_a_missing_recipe_names_those_there_are() -> None:
+    with pytest.raises(SettingsError, match="no recipe nonesuch; give a TOML file or one of r1"):
+        read_recipe("nonesuch")
