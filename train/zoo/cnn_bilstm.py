@@ -10,7 +10,7 @@ What the paper leaves open, and what is chosen here:
 - *The patch*: 128 frames at a 10 ms hop are 1.28 s; the paper does not say whether utterances are cropped or resized
   to that. Here a window of ``n_frames`` frames is resized to 128 by averaging ``time_pool`` neighbours inside the
   network: 1 crops 1.28 s, 2 (the default) sees 2.56 s. Utterances are scored as the mean over their windows.
-- *Dense activations*: ReLU, and dropout after each as after the blocks.
+- *Dense activations*: ReLU, and dropout 0.3 after each as after the blocks.
 - *After the second BiLSTM*: the paper shows attention maps but no attention layer; here the steps are summed by
   additive attention (Bahdanau et al. 2015, 64 hidden units), beside their maximum.
 - *Output*: logits; the softmax, with the calibration temperature, is applied by whoever calls the model.
@@ -41,6 +41,7 @@ def build(
     dense_units: Sequence[int] = (256, 128),
     dropout: float = 0.3,
     lstm_dropout: float = 0.0,
+    dense_dropout: float = 0.3,
 ) -> Any:
     """Build the network; see the module for the choices.
 
@@ -54,8 +55,9 @@ def build(
         time_pool: Neighbouring frames averaged into one before the first block.
         lstm_units: Units of each LSTM direction.
         dense_units: Units of the dense layers.
-        dropout: Rate after each block and dense layer.
+        dropout: Rate after each block.
         lstm_dropout: Rate on the sequence into each BiLSTM.
+        dense_dropout: Rate after each dense layer.
 
     Returns:
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``.
@@ -83,5 +85,5 @@ def build(
     x = layers.Concatenate()([layers.GlobalAveragePooling1D()(weighted), layers.GlobalMaxPooling1D()(x)])
     for i, units in enumerate(dense_units):
         x = layers.Dense(units, activation="relu", name=f"dense{i + 1}")(x)
-        x = layers.Dropout(dropout)(x)
+        x = layers.Dropout(dense_dropout)(x)
     return keras.Model(inputs, layers.Dense(n_labels, name="logits")(x), name="r1_cnn_bilstm")
