@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 
@@ -40,7 +41,7 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
             click.echo(json.dumps({"schema": 1, **row}))
         else:
             click.echo(
-                f"{row['features']:<8}{row['length_s']:6.2f} s at once  {row['system']:<24}"
+                f"{row['features']:<8} {row['scenario']:<10}{row['length_s']:5.2f} s at once  {row['system']:<24}"
                 f"{row['median_ms']:8.3f} ms per s   {row['ratio']:6.2f} x serkit"
             )
 

@@ -61,7 +61,7 @@ def environment() -> dict[str, Any]:
             "architecture": platform.machine(),
             "cores": os.cpu_count(),
             "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            "system": f"{platform.system()} {platform.release()}",
+            "system": f"{platform.system()} {platform.release().split('-')[0]}",
         },
         "versions": versions(),
     }

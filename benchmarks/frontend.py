@@ -10,10 +10,14 @@ from typing import Any
 import librosa
 import numpy as np
 import python_speech_features
+
 from serkit.edge.frontend import Frontend, FrontendSettings
 
-#: Lengths of audio a program hands over at once, s: a hop of the stream, a window, a recording.
-LENGTHS_S = (0.5, 2.56, 10.0)
+#: Lengths of a recording handed over at once, s.
+LENGTHS_S = (0.5, 1.0, 2.56, 10.0)
+#: A stream: how much new audio each step brings, and how much the model looks at. The peers have no streaming form and
+#: compute the whole window at every step.
+HOP_S, WINDOW_S = 0.5, 2.56
 
 _RATE = 16000
 # The same features for all three: 25 ms Hamming, 10 ms hop, 512-point FFT, natural log.
@@ -66,17 +70,19 @@ def measure(repeats: int = 60, warm_up: int = 5) -> list[dict[str, Any]]:
     """Median and 95th percentile of the cost per second of audio, and the ratio to serkit's in the same round.
 
     Returns:
-        Rows with ``features, length_s, system, median_ms, p95_ms`` (both per second of audio), ``ratio_to`` and
-        ``ratio`` (median over rounds of the system's time by serkit's).
+        Rows with ``features, scenario, length_s, system, median_ms, p95_ms`` (both per second of audio), ``ratio_to``
+        and ``ratio`` (median over rounds of the system's time by serkit's).
     """
     rng = np.random.default_rng(0)
     rows = []
     for kind, peers in _peers().items():
-        for length_s in LENGTHS_S:
-            signal = (0.1 * rng.standard_normal(int(length_s * _RATE))).astype(np.float32)
+        for scenario, length_s in [("stream", HOP_S), *(("recording", s) for s in LENGTHS_S)]:
+            new = (0.1 * rng.standard_normal(int(length_s * _RATE))).astype(np.float32)
+            window = (0.1 * rng.standard_normal(int(WINDOW_S * _RATE))).astype(np.float32)
             times: dict[str, list[float]] = {name: [] for name in peers}
             for i in range(warm_up + repeats):
                 for name, compute in peers.items():
+                    signal = window if scenario == "stream" and name != "serkit" else new
                     started = time.perf_counter()
                     compute(signal)
                     if i >= warm_up:
@@ -86,6 +92,7 @@ def measure(repeats: int = 60, warm_up: int = 5) -> list[dict[str, Any]]:
                 rows.append(
                     {
                         "features": kind,
+                        "scenario": scenario,
                         "length_s": length_s,
                         "system": name,
                         "median_ms": round(statistics.median(measured), 4),

@@ -40,13 +40,14 @@ def _frontend(results: dict[str, dict[str, Any]]) -> list[str]:
         "| features | audio at once | serkit | python_speech_features | librosa |",
         "|---|---|---|---|---|",
     ]
-    for kind, length in dict.fromkeys((r["features"], r["length_s"]) for r in rows):
-        cells = {r["system"]: r for r in rows if (r["features"], r["length_s"]) == (kind, length)}
+    for key in dict.fromkeys((r["features"], r["scenario"], r["length_s"]) for r in rows):
+        cells = {r["system"]: r for r in rows if (r["features"], r["scenario"], r["length_s"]) == key}
         peers = " | ".join(
             f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x"
             for name in ("python_speech_features", "librosa")
         )
-        lines.append(f"| {kind} | {length:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")
+        kind, scenario, length_s = key
+        lines.append(f"| {kind} | {scenario}, {length_s:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")
     return lines
 
 
@@ -59,7 +60,8 @@ def tables() -> str:
         "",
         *_accuracy(results),
         "",
-        "Front end, milliseconds per second of audio on one core, and times serkit's:",
+        "Front end, milliseconds per second of audio on one core, and how many times serkit's that is. `stream`: 0.5 s of",
+        "new audio per step, of which the model sees the last 2.56 s, which the others compute anew each time:",
         "",
         *_frontend(results),
     ])  # fmt: skip

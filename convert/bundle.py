@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from serkit.benchmarks.environment import commit, versions
 from serkit.convert.card import model_card
 from serkit.convert.export import FORMATS, export

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import click
+
 from serkit.edge.cli import as_json
 from serkit.train.cli import prepare_keras
 

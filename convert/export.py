@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import ModelError, SettingsError
 
 #: Format to what it means.
@@ -64,9 +65,10 @@ def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
     """The child: load, write the recurrence out, freeze, convert."""
     import keras
     import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
     from serkit.train.fit import load_run
     from serkit.train.zoo import SYSTEMS
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     recipe, _, _ = load_run(run)
     trained = keras.saving.load_model(run / "model.keras", compile=False)

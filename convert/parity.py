@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from serkit.edge.engine import Engine
 from serkit.edge.window import softmax
 from serkit.train.metrics import uar

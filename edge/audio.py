@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
+
 from serkit.edge.errors import AudioError
 
 if TYPE_CHECKING:

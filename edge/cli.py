@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from serkit import __version__
 from serkit.edge.errors import MissingExtraError, SerkitError
 

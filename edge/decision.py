@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import MissingExtraError, ModelError
 from serkit.edge.stderr import muted
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import AudioError, SettingsError
 
 Array = npt.NDArray[np.float32]

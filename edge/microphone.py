@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.audio import Resampler, Source
 from serkit.edge.errors import MicrophoneError
 from serkit.edge.stderr import muted

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.audio import FileSource
 from serkit.edge.bundle import Bundle
 from serkit.edge.decision import Decision, DecisionSettings

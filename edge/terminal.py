@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
+
 from serkit.edge.bundle import Bundle
 from serkit.edge.events import Event, Prediction
 

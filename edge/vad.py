@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.frontend import FrontendSettings
 
 FLOOR_DBFS = -55.0  # below this, nothing is speech

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings
 

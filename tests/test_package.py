@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 import serkit
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,7 @@ def test_readme_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_readme_commands_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
+
     from serkit.edge.cli import main
 
     used = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("serkit ")}

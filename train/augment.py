@@ -17,6 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features, hz_to_mel, mel_to_hz
 from serkit.edge.window import silence

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 from serkit.edge.stderr import muted

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.audio import describe_audio, read_audio
 from serkit.edge.errors import AudioError, CorpusError
 from serkit.train.labels import CODES

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
+
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
@@ -85,6 +86,7 @@ def evaluate(
 
 def _run_source(run: Path) -> dict[str, Any]:
     import keras
+
     from serkit.train.fit import learned_from, load_run
 
     recipe, metrics, split = load_run(run)

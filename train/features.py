@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
+
 from serkit.edge.errors import AudioError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.train.corpora import Utterance, read_utterance

@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from serkit.benchmarks.environment import environment
 from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.window import normalise
@@ -242,12 +243,13 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
                 history.write(json.dumps(line) + "\n")
             run.state.update(epoch=epoch + 1, seconds=run.state["seconds"] + line["seconds"])
             run.save(model)
-            progress.update(
-                task,
-                completed=epoch + 1,
-                description=f"loss {line['loss']:.3f}  validation UAR {line['validation_uar']:.3f} "
-                f"(best {t.monitor} {run.state['best_score']:.3f})",
+            words = (
+                f"loss {line['loss']:.3f}  validation UAR {line['validation_uar']:.3f} "
+                f"(best {t.monitor} {run.state['best_score']:.3f})"
             )
+            progress.update(task, completed=epoch + 1, description=words)
+            if not console.is_terminal:
+                console.print(f"epoch {epoch + 1}/{t.epochs}  {words}", highlight=False)
     model.load_weights(out / "best.weights.h5")
     return _report(recipe, model, sides, out, run, keras.backend.backend())
 

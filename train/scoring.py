@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, normalise, pool_windows, silence, softmax

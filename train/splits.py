@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
 from serkit.edge.errors import CorpusError
 from serkit.train.corpora import Utterance
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from serkit.convert import export as export_module
 from serkit.convert.bundle import convert_run
 from serkit.convert.export import FORMATS, export

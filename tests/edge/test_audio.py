@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from serkit.edge.audio import FakeSource, FileSource, PipeSource, Resampler, describe_audio, read_audio
 from serkit.edge.errors import AudioError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle
 from serkit.edge.errors import ModelError

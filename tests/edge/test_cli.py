@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner, Result
+
 from serkit.edge.bundle import bundled_models
 from serkit.edge.cli import main
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import to_json

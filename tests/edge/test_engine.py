@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from serkit.edge.engine import ENGINES, Engine, available_engines, dequantize, quantize
 from serkit.edge.errors import MissingExtraError, ModelError
 

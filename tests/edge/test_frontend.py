@@ -6,6 +6,7 @@ import pytest
 import python_speech_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.frontend import (
     Frontend,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from serkit.edge import microphone
 from serkit.edge.errors import MicrophoneError
 from serkit.edge.microphone import Microphone, devices, find_device

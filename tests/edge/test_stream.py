@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from serkit.edge import stream
 from serkit.edge.audio import FakeSource
 from serkit.edge.bundle import Bundle, read_bundle

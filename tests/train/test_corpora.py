@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from serkit.edge.errors import AudioError, CorpusError
 from serkit.train.corpora import CORPORA, read_corpus, read_utterance
 from serkit.train.labels import EMOTIONS

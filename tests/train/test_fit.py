@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from serkit.edge.errors import CorpusError, SerkitError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.train.corpora import read_corpus

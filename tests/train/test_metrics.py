@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from serkit.edge.window import softmax
 from serkit.train.corpora import Utterance
 from serkit.train.metrics import fit_temperature, score, uar

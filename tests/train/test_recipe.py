@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from serkit.edge.errors import SettingsError
 from serkit.train.recipe import bundled_recipes, override, read_recipe, recipe_from_dict
 

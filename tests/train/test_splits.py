@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from serkit.edge.errors import CorpusError
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.splits import (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from serkit.train.recipe import bundled_recipes, read_recipe
 from serkit.train.zoo import SYSTEMS
 
