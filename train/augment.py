@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.errors import SettingsError
-from serkit.edge.frontend import FrontendSettings, features, hz_to_mel, mel_to_hz
+from serkit.edge.frontend import FrontendSettings, features
+from serkit.edge.mel import hz_to_mel, mel_to_hz
 from serkit.edge.window import silence
 
 Array = npt.NDArray[np.float32]

@@ -8,15 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkit.edge.errors import AudioError, SettingsError
-from serkit.edge.frontend import (
-    Frontend,
-    FrontendSettings,
-    delta,
-    features,
-    hz_to_mel,
-    mel_filterbank,
-    mel_to_hz,
-)
+from serkit.edge.frontend import Frontend, FrontendSettings, delta, features
+from serkit.edge.mel import hz_to_mel, mel_filterbank, mel_to_hz
 
 RATE = 16000
 PSF = {
