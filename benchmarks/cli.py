@@ -27,14 +27,14 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
     Example:
       serkit bench frontend --out frontend.json
     """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     needs("reference", "librosa", "python_speech_features")
     from serkit.benchmarks.frontend import measure
-    from serkit.benchmarks.results import write_results
+    from serkit.train.results import write_results
 
     rows = measure(repeats)
     if out is not None:
-        if not out.parent.is_dir():
-            raise SettingsError(f"{out}: no folder {out.parent}; make it first")
         write_results(out, "frontend", rows)
     for row in rows:
         if as_json:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from serkit.benchmarks.results import read_results
 from serkit.edge.errors import SettingsError
+from serkit.train.results import read_results
 
 #: What a paper claims: system and corpus to accuracy and the paper's own word on its split.
 CLAIMS = {

@@ -15,16 +15,16 @@ import keras
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from serkit.benchmarks.environment import commit, versions
 from serkit.convert.card import model_card
 from serkit.convert.export import FORMATS, export
-from serkit.convert.parity import parity
+from serkit.convert.parity import check_parity, parity
 from serkit.edge.bundle import SCHEMA
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.signature import sign, signing_key
 from serkit.edge.window import cut_windows, normalise, silence
 from serkit.train.corpora import CORPORA
+from serkit.train.environment import commit, versions
 from serkit.train.fit import learned_from, load_run
 from serkit.train.recipe import Recipe
 from serkit.train.scoring import window_utterances
@@ -52,11 +52,13 @@ def convert_run(run: Path, format: str, output: Path, name: str | None = None) -
         raise SettingsError(f"{output}: a bundle's name ends in .tflite")
     if not output.parent.is_dir():
         raise SettingsError(f"{output}: no folder {output.parent}; make it first")
+    key = signing_key()
     recipe, metrics, split = load_run(run)
     reference = _Reference(run)
     windows = reference.windows("calibration", recipe)
     graph = export(run, format, windows)
-    info = _info(recipe, metrics, split, format, name or output.stem)
+    training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    info = _info(recipe, metrics, split, training, format, name or output.stem)
     info["calibration"] = reference.names("calibration") if format == "int8" else []
     info["parity"] = parity(
         keras.saving.load_model(run / "model.keras", compile=False).predict_on_batch,
@@ -67,7 +69,8 @@ def convert_run(run: Path, format: str, output: Path, name: str | None = None) -
         metrics["temperature"],
     )
     info["size_bytes"] = len(graph)
-    write_bundle(output, graph, info, model_card(info), signing_key())
+    check_parity(info["parity"], format)
+    write_bundle(output, graph, info, model_card(info), key)
     return info
 
 
@@ -95,7 +98,9 @@ class _Reference:
         return normalise(np.concatenate(cut), recipe.window)
 
 
-def _info(recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format: str, name: str) -> dict[str, Any]:
+def _info(
+    recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], training: dict[str, Any], format: str, name: str
+) -> dict[str, Any]:
     values = recipe.to_dict()
     scores = {
         side: {
@@ -105,6 +110,7 @@ def _info(recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format
             for corpus, f in metrics[side].items()
         }
         for side in ("validation", "test")
+        if side in metrics
     }
     return {
         "schema": SCHEMA,
@@ -122,6 +128,7 @@ def _info(recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], format
         "split": values["split"],
         "learned_from": learned_from(split),
         "scores_keras": scores,
+        "trained": training,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": versions(),

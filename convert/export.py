@@ -67,13 +67,12 @@ def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from serkit.train.fit import load_run
-    from serkit.train.zoo import SYSTEMS
+    from serkit.train.fit import build_system, load_run
 
     recipe, _, _ = load_run(run)
     trained = keras.saving.load_model(run / "model.keras", compile=False)
     shape = (recipe.window.n_frames, recipe.frontend.n_features)
-    model = SYSTEMS[recipe.system](*shape, len(recipe.labels), unroll=True, **recipe.model)
+    model = build_system(recipe, unroll=True)
     model.set_weights(trained.get_weights())
     function = tf.function(
         lambda x: model(x, training=False),

@@ -8,9 +8,28 @@ from typing import Any
 import numpy as np
 
 from serkit.edge.engine import Engine
+from serkit.edge.errors import ModelError
 from serkit.edge.window import softmax
 from serkit.train.metrics import uar
 from serkit.train.scoring import Logits, Windows, pool_utterances
+
+#: Largest |dp| of a window, and least share of utterances with the same label, that a bundle may be written with.
+LIMITS = {"float32": (1e-4, 0.99), "float16": (0.05, 0.97), "dynamic": (0.5, 0.85), "int8": (0.7, 0.8)}
+
+
+def check_parity(report: dict[str, Any], format: str) -> None:
+    """Refuse a conversion that is another model.
+
+    Raises:
+        ModelError: It strays further than `LIMITS`.
+    """
+    largest, agreement = LIMITS[format]
+    if report["max_abs_dp"] > largest or report["utterance_label_agreement"] < agreement:
+        raise ModelError(
+            f"the {format} conversion strays too far from Keras (max |dp| {report['max_abs_dp']}, label agreement "
+            f"{report['utterance_label_agreement']}; up to {largest} and at least {agreement} are needed): nothing was "
+            "written; another format may do"
+        )
 
 
 def parity(

@@ -12,7 +12,9 @@ who have audio of their own. Memory does not grow with the length of the audio.
 
 from __future__ import annotations
 
+import io
 import os
+import queue
 import re
 import sys
 import threading
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 _READ_FRAMES = 4096  # frames of a file or pipe decoded at once
+_WAV = {b"RIFF", b"RIFX", b"RF64"}
+_COMPRESSED = {b"fLaC", b"OggS", b"FORM", b"caff", b"riff"}
 
 
 class Source:
@@ -60,6 +64,10 @@ class Source:
 
     def close(self) -> None:
         """Let go of the file or device."""
+
+    def notice(self) -> str | None:
+        """What went wrong since the last call without ending the stream, such as lost audio; None if nothing did."""
+        return None
 
     def __iter__(self) -> Iterator[Array]:
         blocks = self._blocks()
@@ -110,27 +118,28 @@ def describe_audio(path: str | Path) -> Any:
     """libsndfile's description of a file (``samplerate``, ``channels``, ``frames``, ``format``, ``subtype``).
 
     Raises:
-        AudioError: Missing, a folder, empty, not audio, without samples, or shorter than its own header says.
+        AudioError: Missing, a folder, empty, not audio, without samples, or a WAV or AIFF shorter than its own header
+            says. (Compressed formats carry no length to check against; what is there is read.)
     """
     path = Path(path)
-    if path.is_dir():
-        raise AudioError(f"{path}: a folder; give an audio file (or several)")
     try:
+        if path.is_dir():
+            raise AudioError(f"{path}: a folder; give an audio file (or several)")
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: an empty file (0 bytes); a recording is needed; copy it again")
-        info = soundfile.info(str(path), verbose=True)
+        info = soundfile.info(os.fsencode(path), verbose=True)
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file; check the name") from None
     except PermissionError:
         raise AudioError(f"{path}: no permission to read it; change its owner or mode") from None
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise AudioError(f"{path}: cannot be read ({error.strerror or error}); check its name and disk") from None
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path}: not an audio file that libsndfile can read ({error.error_string.rstrip('.')}); WAV, FLAC, Ogg, "
             "Opus, MP3 or AIFF is needed"
         ) from None
-    if match := re.search(r"^ *data : (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
+    if match := re.search(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
         promised, present = map(int, match.groups())
         if present < promised < 0x7FFF0000:  # larger: a recorder that did not know the length wrote it while streaming
             raise AudioError(
@@ -153,7 +162,7 @@ class FileSource(Source):
         super().__init__(sample_rate, block_size)
         self.path = Path(path)
         self.duration_s = float(describe_audio(path).duration)
-        self._file = soundfile.SoundFile(str(path))
+        self._file = soundfile.SoundFile(os.fsencode(path))
 
     def close(self) -> None:
         self._file.close()
@@ -183,7 +192,8 @@ def _decode(file: Any, name: str, sample_rate: int) -> Iterator[Array]:
 class PipeSource(Source):
     """A WAV, or raw samples, from a stream that cannot seek, such as standard input.
 
-    The first bytes decide: ``RIFF``, ``RIFX`` or ``RF64`` is a WAV, anything else raw 16-bit little-endian samples.
+    The first bytes decide: ``RIFF``, ``RIFX`` or ``RF64`` is a WAV, anything else raw 16-bit little-endian samples,
+    but for the beginnings of compressed files, which need a file to seek in.
 
     Args:
         stream: Binary stream; standard input by default.
@@ -191,7 +201,7 @@ class PipeSource(Source):
         raw_channels: Channels of raw samples, interleaved.
 
     Raises:
-        AudioError: Nothing arrives before the stream ends, or the WAV's header is broken.
+        AudioError: Nothing arrives before the stream ends, it is compressed, or the WAV's header is broken.
     """
 
     def __init__(
@@ -204,48 +214,100 @@ class PipeSource(Source):
         raw_channels: int = 1,
     ) -> None:
         super().__init__(sample_rate, block_size)
+        if stream is None and sys.stdin is None:
+            raise AudioError("standard input is closed; pipe a WAV or raw 16-bit samples into it")
         self._stream = stream if stream is not None else sys.stdin.buffer
         self._raw_rate = raw_rate or sample_rate
         self._raw_channels = raw_channels
-        self._file: Any = None
+        self._closed = threading.Event()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._closed.set()
 
     def _blocks(self) -> Iterator[Array]:
-        head = self._stream.read(4)
+        """Decoding blocks in libsndfile, deaf to Ctrl-C: a thread does it, and this one waits where it can be woken."""
+        ready: queue.Queue[Array | AudioError | None] = queue.Queue(maxsize=64)
+        threading.Thread(target=self._decode, args=(ready,), daemon=True).start()
+        while not self._closed.is_set():
+            try:
+                block = ready.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if block is None:
+                return
+            if isinstance(block, AudioError):
+                raise block
+            yield block
+
+    def _decode(self, ready: queue.Queue[Array | AudioError | None]) -> None:
+        def hand_over(item: Array | AudioError | None) -> None:
+            while not self._closed.is_set():
+                try:
+                    return ready.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+
+        try:
+            head = self._head()
+            # libsndfile reads pipes by file descriptor only, so the first bytes and the rest travel through one.
+            reader, writer = os.pipe()
+            threading.Thread(target=self._forward, args=(head, writer), daemon=True).start()
+            raw = {
+                "samplerate": self._raw_rate,
+                "channels": self._raw_channels,
+                "format": "RAW",
+                "subtype": "PCM_16",
+                "endian": "LITTLE",
+            }
+            try:
+                file = soundfile.SoundFile(reader, **({} if head[:4] in _WAV else raw))
+            except soundfile.LibsndfileError as error:
+                raise AudioError(
+                    f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a WAV "
+                    "or raw 16-bit samples"
+                ) from None
+            with file:
+                n_samples = 0
+                for block in _decode(file, "standard input", self.sample_rate):
+                    n_samples += len(block)
+                    hand_over(block)
+            if not n_samples:
+                raise AudioError("standard input: a WAV without samples; a recording is needed")
+        except AudioError as error:
+            hand_over(error)
+        else:
+            hand_over(None)
+
+    def _read(self) -> bytes:
+        """Some bytes; by file descriptor where there is one, so that no lock of Python's is held while waiting."""
+        try:
+            return os.read(self._stream.fileno(), 65536)
+        except io.UnsupportedOperation:
+            return self._stream.read(65536)
+        except (OSError, ValueError):  # closed meanwhile
+            return b""
+
+    def _head(self) -> bytes:
+        head = b""
+        while len(head) < 4 and (more := self._read()):
+            head += more
         if not head:
             raise AudioError("standard input: ended before any audio; pipe a WAV or raw 16-bit samples into it")
-        # libsndfile reads pipes by file descriptor only, so the peeked bytes and the rest travel through one.
-        reader, writer = os.pipe()
-        threading.Thread(target=_forward, args=(head, self._stream, writer), daemon=True).start()
-        raw = {
-            "samplerate": self._raw_rate,
-            "channels": self._raw_channels,
-            "format": "RAW",
-            "subtype": "PCM_16",
-            "endian": "LITTLE",
-        }
-        try:
-            self._file = soundfile.SoundFile(reader, **({} if head in {b"RIFF", b"RIFX", b"RF64"} else raw))
-        except soundfile.LibsndfileError as error:
+        if head[:4] in _COMPRESSED or head[:3] == b"ID3" or head[:2] in {b"\xff\xfb", b"\xff\xf3"}:
             raise AudioError(
-                f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a WAV "
-                "or raw 16-bit samples"
-            ) from None
-        yield from _decode(self._file, "standard input", self.sample_rate)
+                "standard input: a compressed or AIFF file; give it by name (--input FILE), or pipe a WAV or raw "
+                "16-bit samples"
+            )
+        return head
 
-
-def _forward(head: bytes, stream: BinaryIO, writer: int) -> None:
-    read = getattr(stream, "read1", stream.read)
-    with os.fdopen(writer, "wb", buffering=0) as pipe:
-        try:
-            while head:
-                pipe.write(head)
-                head = read(65536)
-        except (BrokenPipeError, ValueError):  # the reader stopped, or standard input was closed
-            pass
+    def _forward(self, data: bytes, writer: int) -> None:
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            try:
+                while data and not self._closed.is_set():
+                    pipe.write(data)
+                    data = self._read()
+            except BrokenPipeError:  # the decoder stopped
+                pass
 
 
 class FakeSource(Source):

@@ -15,6 +15,7 @@ from typing import Any
 
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.frontend import FrontendSettings
+from serkit.edge.settings import build
 from serkit.edge.signature import trusted_keys, verify
 from serkit.edge.window import WindowSettings
 
@@ -68,9 +69,13 @@ def find_model(model: str) -> Path:
     """
     bundled = bundled_models()
     path = bundled.get(DEFAULT_MODEL if model == "default" else model, Path(model))
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise ModelError(f"{model}: cannot be read ({error.strerror}); check its name and permissions") from None
+    if is_folder:
         raise ModelError(f"{model}: a folder; give a .tflite file or one of: default, {', '.join(bundled)}")
-    if not path.is_file():
+    if not is_file:
         raise ModelError(f"no model {model!r}; give a .tflite file or one of: default, {', '.join(bundled)}")
     return path
 
@@ -121,8 +126,8 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
             path=path,
             data=data,
             labels=tuple(info["labels"]),
-            frontend=FrontendSettings.from_dict(info["frontend"]),
-            window=WindowSettings.from_dict(info["window"]),
+            frontend=build(FrontendSettings, info["frontend"], "frontend"),
+            window=build(WindowSettings, info["window"], "window"),
             temperature=float(info["temperature"]),
             format=str(info["format"]),
             info=info,

@@ -239,10 +239,9 @@ def demo(model: str, engine: str, threads: int, as_json: bool, block_size: int, 
 
 def _decision(config: Path | None) -> Any:
     """Decision settings from a configuration file's ``[decision]`` table."""
-    from serkit.edge.config import read_config
-    from serkit.edge.decision import DecisionSettings
+    from serkit.edge.config import Config, read_config
 
-    return read_config(config) if config else DecisionSettings()
+    return (read_config(config) if config else Config()).decision
 
 
 def _listen(
@@ -264,7 +263,7 @@ def _listen(
         blocks: Iterable[Any] = source
         if speed == "realtime" and title:
             blocks = _paced(source, bundle.frontend.sample_rate)
-        events = stream.listen(recognizer, blocks, settings)
+        events = _with_notices(stream.listen(recognizer, blocks, settings), source, bundle.name)
         if as_json:
             for event in events:
                 click.echo(to_json(event))
@@ -272,6 +271,24 @@ def _listen(
         from serkit.edge.terminal import show_events
 
         show_events(events, bundle, recognizer.engine.name, title or "microphone or standard input")
+
+
+def _with_notices(events: Iterable[Any], source: Any, model: str) -> Iterator[Any]:
+    """The events, with a ``status`` event wherever the source lost audio."""
+    from serkit.edge.events import Event
+
+    for event in events:
+        if (message := source.notice()) is not None:
+            yield Event(
+                time_s=event.time_s,
+                kind="status",
+                emotion=None,
+                confidence=None,
+                probabilities=None,
+                model=model,
+                message=message,
+            )
+        yield event
 
 
 def _paced(blocks: Iterable[Any], sample_rate: int) -> Iterator[Any]:
@@ -371,17 +388,21 @@ def info(model: str, as_json: bool) -> None:
 @click.argument("model", metavar="M")
 @as_json
 def verify(model: str, as_json: bool) -> None:
-    """Check a model's signature, and that an engine runs it.
+    """Check a model's signature, and that an engine scores a window with it.
 
     \b
     Example:
       serkit model verify my-model.tflite
     """
+    import numpy as np
+
     from serkit.edge.bundle import read_bundle
     from serkit.edge.stream import Recognizer
 
     bundle = read_bundle(model)
-    engine = Recognizer(bundle).engine.name
+    recognizer = Recognizer(bundle)
+    recognizer.score(np.zeros((bundle.window.n_frames, bundle.frontend.n_features), np.float32))
+    engine = recognizer.engine.name
     if as_json:
         result = {
             "schema": 1,

@@ -27,9 +27,9 @@ class DecisionSettings:
 
     def __post_init__(self) -> None:
         if self.average_windows < 1:
-            raise SettingsError(f"decision: average_windows is {self.average_windows}; it needs at least 1")
+            raise SettingsError(f"average_windows is {self.average_windows}; it needs at least 1")
         if not 0 <= self.unsure_below <= 1:
-            raise SettingsError(f"decision: unsure_below is {self.unsure_below}; it needs 0 to 1")
+            raise SettingsError(f"unsure_below is {self.unsure_below}; it needs 0 to 1")
 
 
 class Decision:

@@ -9,8 +9,8 @@ Alignment: frame ``k`` covers the samples ``k * hop_length ... k * hop_length + 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -122,18 +122,6 @@ class FrontendSettings:
     @property
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> FrontendSettings:
-        """Settings from a model file or a recipe.
-
-        Raises:
-            SettingsError: A key is unknown or a value is out of range.
-        """
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise SettingsError(f"front end: unknown setting {unknown[0]!r}; known: {[f.name for f in fields(cls)]}")
-        return cls(**values)
 
 
 class _Cepstrum:

@@ -7,6 +7,7 @@ that stays silent (no callback) for a few seconds is an error here, not a hang.
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,6 +25,7 @@ Array = npt.NDArray[np.float32]
 _QUEUE_SECONDS = 10.0  # audio kept while the program is busy; older blocks are dropped and counted
 _FIRST_BLOCK_S = 5.0  # audio servers may start late
 _NEXT_BLOCK_S = 3.0
+_CLOSE_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ class Microphone(Source):
         self.device = find_device(device)
         self.dropped_samples = 0
         self.overflows = 0
+        self._noticed = (0, 0)
         self._queue: queue.Queue[Array] = queue.Queue()
         self._rate = float(sample_rate)
         self._stream: Any = self._open()
@@ -129,6 +132,7 @@ class Microphone(Source):
         reason: Exception | None = None
         for rate in dict.fromkeys((float(self.sample_rate), self.device.sample_rate)):
             self._rate = rate
+            stream = None
             try:
                 with muted():
                     stream = sounddevice.InputStream(
@@ -141,6 +145,8 @@ class Microphone(Source):
                     stream.start()
             except (sounddevice.PortAudioError, ValueError) as error:
                 reason = error
+                if stream is not None:
+                    stream.close(ignore_errors=True)
             else:
                 return stream
         raise MicrophoneError(
@@ -152,13 +158,13 @@ class Microphone(Source):
         if status.input_overflow:
             self.overflows += 1
         if self._queue.qsize() * frames > _QUEUE_SECONDS * self._rate:
-            self.dropped_samples += frames
-            return
+            self.dropped_samples += len(self._queue.get_nowait())
         self._queue.put_nowait(data[:, 0].copy())
 
     def _blocks(self) -> Iterator[Array]:
         resampler = Resampler(self._rate, self.sample_rate)
         patience = _FIRST_BLOCK_S
+        filled = 0
         while self._stream is not None:
             try:
                 block = self._queue.get(timeout=patience)
@@ -168,13 +174,33 @@ class Microphone(Source):
                     "`serkit devices` lists what is there"
                 ) from None
             patience = _NEXT_BLOCK_S
+            if self.dropped_samples > filled:  # silence in place of what was lost keeps the times right
+                block = np.concatenate([np.zeros(self.dropped_samples - filled, np.float32), block])
+                filled = self.dropped_samples
             resampled = resampler.push(block)
             if len(resampled):
                 yield resampled
 
+    def notice(self) -> str | None:
+        seen, self._noticed = self._noticed, (self.overflows, self.dropped_samples)
+        if self._noticed == seen:
+            return None
+        dropped_s = self.dropped_samples / self._rate
+        return f"audio lost: {self.overflows} xruns, {dropped_s:.1f} s dropped because this machine is too busy"
+
     def close(self) -> None:
-        """Stop listening; a second call does nothing."""
+        """Stop listening; a second call does nothing.
+
+        A hung sound server never answers: closing is left to a thread of its own and given up after a while.
+        """
         stream, self._stream = self._stream, None
-        if stream is not None:
+        if stream is None:
+            return
+
+        def end() -> None:
             stream.abort(ignore_errors=True)
             stream.close(ignore_errors=True)
+
+        closing = threading.Thread(target=end, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)

@@ -40,12 +40,21 @@ class PublicKey:
     @property
     def name(self) -> str:
         """The key id as minisign prints it."""
-        return self.key_id[::-1].hex().upper()
+        return _key_name(self.key_id)
+
+
+def _key_name(key_id: bytes) -> str:
+    return key_id[::-1].hex().upper()
 
 
 def config_folder() -> Path:
-    """``$SERKIT_CONFIG``, else ``~/.config/serkit``: the signing key and the keys this machine trusts."""
-    return Path(os.environ.get("SERKIT_CONFIG") or Path.home() / ".config" / "serkit").expanduser()
+    """Where signing and trusted keys are: ``$SERKIT_CONFIG``, else ``~/.config/serkit``, else ``/etc/serkit``."""
+    if folder := os.environ.get("SERKIT_CONFIG"):
+        return Path(folder)
+    try:
+        return Path.home() / ".config" / "serkit"
+    except RuntimeError:  # a service without a home
+        return Path("/etc/serkit")
 
 
 def read_public_key(path: Path) -> PublicKey:
@@ -95,7 +104,7 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
     key = next((k for k in keys if k.key_id == blob[2:10]), None)
     if key is None:
         raise ModelError(
-            f"{name}: signed by key {blob[2:10][::-1].hex().upper()}, which this machine does not trust; if you do, "
+            f"{name}: signed by key {_key_name(blob[2:10])}, which this machine does not trust; if you do, "
             f"put the signer's .pub file into {config_folder() / 'trusted'}"
         )
     public = Ed25519PublicKey.from_public_bytes(key.raw)
@@ -121,13 +130,18 @@ def signing_key() -> Ed25519PrivateKey:
             raise ModelError(f"{path}: not an Ed25519 private key; move it away, and a new one will be made")
         return key
     new = Ed25519PrivateKey.generate()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
     trusted = path.parent / "trusted"
-    trusted.mkdir(exist_ok=True)
-    (trusted / "this-machine.pub").write_text(public_key_file(new), encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        trusted.mkdir(exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
+        (trusted / f"{_key_name(_public(new)[0])}.pub").write_text(public_key_file(new), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(
+            f"{path}: a signing key cannot be kept there ({error.strerror}); set SERKIT_CONFIG to another folder"
+        ) from None
     return new
 
 
@@ -140,7 +154,7 @@ def public_key_file(key: Ed25519PrivateKey) -> str:
     """The public half as a minisign ``.pub`` file."""
     key_id, raw = _public(key)
     blob = base64.b64encode(b"Ed" + key_id + raw).decode()
-    return f"untrusted comment: minisign public key {key_id[::-1].hex().upper()}\n{blob}\n"
+    return f"untrusted comment: minisign public key {_key_name(key_id)}\n{blob}\n"
 
 
 def sign(data: bytes, key: Ed25519PrivateKey, comment: str) -> str:

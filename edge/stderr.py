@@ -14,10 +14,10 @@ def muted() -> Iterator[None]:
 
     Short calls only (loading a library or a model): other threads are muted as well.
     """
-    sys.stderr.flush()
     try:
+        sys.stderr.flush()
         kept = os.dup(2)
-    except OSError:  # started without a stderr: nothing to mute
+    except (AttributeError, OSError, ValueError):  # started without a stderr: nothing to mute
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -5,10 +5,13 @@ The simplest gate that saves a model from scoring silence. It looks at one windo
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
-from serkit.edge.frontend import FrontendSettings
+from serkit.edge.errors import SettingsError
+from serkit.edge.frontend import FrontendSettings, features
 
 FLOOR_DBFS = -55.0  # below this, nothing is speech
 RANGE_DB = 30.0  # nor is what lies this far below the window's loudest frame
@@ -16,20 +19,25 @@ MIN_SPEECH = 0.1  # windows with a smaller share of speech frames are not scored
 
 
 def frame_levels(frames: npt.NDArray[np.float32], settings: FrontendSettings) -> npt.NDArray[np.float32]:
-    """Level of each frame in dB relative to a full-scale square wave, float32 ``(n_frames,)``.
+    """Level of each log-mel frame in dB of full scale (a square wave at full swing is 0 dB), float32 ``(n_frames,)``.
 
-    From the total mel energy by Parseval's theorem; for MFCC from coefficient 0, the mean log-mel.
+    Raises:
+        SettingsError: The frames are MFCC, from which the level cannot be told.
     """
-    s = settings
-    n_mels = s.n_mels
-    if s.kind == "log_mel":
-        energy = 10 * np.log10(np.sum(np.exp(frames[:, :n_mels], dtype=np.float32), axis=1, dtype=np.float32))
-    else:
-        energy = 10 / np.log(10) * frames[:, 0] / np.sqrt(n_mels) + 10 * np.log10(n_mels)
-    a0 = {"hamming": 0.54, "hann": 0.5, "rectangular": 1.0}[s.window]
-    window_energy = s.win_length * (a0**2 + (1 - a0) ** 2 / 2)
-    full_scale = window_energy * s.n_fft / 2 / (s.n_fft if s.power_scale == "n_fft" else 1)
-    return np.asarray(energy - 10 * np.log10(full_scale), np.float32)
+    if settings.kind != "log_mel":
+        raise SettingsError("the level of MFCC frames cannot be told; use a log_mel front end")
+    return np.asarray(_log_energy(frames, settings.n_mels) - _full_scale(settings), np.float32)
+
+
+def _log_energy(frames: npt.NDArray[np.float32], n_mels: int) -> npt.NDArray[np.float32]:
+    return np.asarray(10 * np.log10(np.sum(np.exp(frames[:, :n_mels]), axis=1)), np.float32)
+
+
+@lru_cache(maxsize=8)
+def _full_scale(settings: FrontendSettings) -> float:
+    """Log energy of a full-scale signal under these settings, measured on white noise."""
+    noise = np.random.default_rng(0).standard_normal(2 * settings.sample_rate)
+    return float(10 * np.log10(np.mean(10 ** (_log_energy(features(noise, settings), settings.n_mels) / 10))))
 
 
 def speech_ratio(levels: npt.NDArray[np.float32]) -> float:

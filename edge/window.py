@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +40,10 @@ class WindowSettings:
         if self.range_db < 0:
             raise SettingsError(f"window: range_db is {self.range_db}; it needs 0 (off) or more")
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> WindowSettings:
-        """Settings from a model file or a recipe; SettingsError for unknown or impossible ones."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise SettingsError(f"window: unknown setting {unknown[0]!r}; known: {[f.name for f in fields(cls)]}")
-        return cls(**values)
-
 
 def silence(settings: FrontendSettings) -> float:
-    """The feature value of digital silence, with which short windows are filled up."""
-    return float(np.log(np.float32(settings.log_floor))) if settings.kind == "log_mel" else 0.0
+    """The log-mel value of digital silence, with which short windows are filled up."""
+    return float(np.log(np.float32(settings.log_floor)))
 
 
 def normalise(window: Array, settings: WindowSettings) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import os
 import pkgutil
 import re
 import subprocess
@@ -42,12 +41,9 @@ def test_the_wheel_made_from_the_sdist_is_whole(tmp_path: Path) -> None:
     assert {"serkit/__init__.py", "serkit/py.typed"} <= names
     with tarfile.open(sdist) as archive:
         assert any(n.endswith("/tests/conftest.py") for n in archive.getnames())
-    code = "import serkit.edge.cli, serkit; print(serkit.__file__)"
-    env = os.environ | {"PYTHONPATH": str(wheel)}
-    found = subprocess.run([sys.executable, "-S", "-c", "import serkit; print(serkit.__file__)"], env=env,
-                           capture_output=True, text=True, check=True, cwd=tmp_path)  # fmt: skip
+    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import serkit.edge.cli as c; print(c.__file__)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert str(wheel) in found.stdout
-    assert code
 
 
 def test_every_module_is_known_to_the_walk() -> None:
@@ -62,11 +58,11 @@ def test_examples_in_docstrings_hold(module: str) -> None:
     assert result.failed == 0
 
 
-def test_the_edge_depends_on_nothing_else_of_ours() -> None:
+def test_dependencies_point_one_way() -> None:
     allowed = {
         "edge": {"edge"},
-        "train": {"train", "edge", "benchmarks"},
-        "convert": {"convert", "train", "edge", "benchmarks"},
+        "train": {"train", "edge"},
+        "convert": {"convert", "train", "edge"},
     }
     for folder, known in allowed.items():
         for path in (ROOT / folder).rglob("*.py"):

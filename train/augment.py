@@ -54,11 +54,10 @@ class AugmentSettings:
 
     def __post_init__(self) -> None:
         low, high = self.noise_snr_db
-        object.__setattr__(self, "noise_snr_db", (float(low), float(high)))
         if low > high:
-            raise SettingsError(f"augment: noise_snr_db runs from {low} to {high}; give the lower one first")
+            raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
         if not 0 <= self.noise_probability <= 1:
-            raise SettingsError(f"augment: noise_probability is {self.noise_probability}; it needs 0 to 1")
+            raise SettingsError(f"noise_probability is {self.noise_probability}; it needs 0 to 1")
 
 
 @lru_cache(maxsize=4)

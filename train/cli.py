@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import click
 
 from serkit.edge.cli import as_json, needs
-from serkit.edge.errors import SettingsError
+from serkit.edge.errors import MissingExtraError, SettingsError
 from serkit.edge.stderr import muted
+from serkit.train.splits import PROTOCOLS
 
-_PROTOCOLS = click.Choice(["ship-test", "speaker-independent", "random", "random-75-25"])
+_PROTOCOLS = click.Choice(PROTOCOLS)
 data_option = click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -31,7 +33,11 @@ def prepare_keras(backend: str | None = None) -> None:
         os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    needs("train", os.environ["KERAS_BACKEND"])
+    chosen = os.environ["KERAS_BACKEND"]
+    if importlib.util.find_spec(chosen) is None:
+        raise MissingExtraError(
+                f"Keras' back end {chosen} is not installed; `pip install {chosen}` brings it"
+        )
     with muted():
         importlib.import_module("keras")
 
@@ -86,9 +92,11 @@ def train(
         click.echo(json.dumps({"schema": 1, "run": str(out), **metrics}))
         return
     for side in ("validation", "test"):
-        for corpus, figures in metrics[side].items():
+        for corpus, figures in metrics.get(side, {}).items():
             click.echo(_figures_text(f"{side} {corpus}", figures))
     click.echo(f"{out}: weights, figures and plots")
+    if "test" not in metrics:
+        click.echo(f"score the test speakers with `serkit evaluate {out} --protocol {s.protocol} --corpus ...`")
 
 
 def _figures_text(title: str, f: dict[str, Any]) -> str:
@@ -123,7 +131,8 @@ def evaluate(
 ) -> None:
     """Score a run, or a model file, on the test side of a protocol.
 
-    A speaker or recording the model learned from is never scored: that is an error, not a figure.
+    A recording the model learned from is never scored, and a speaker only under the random protocols, where the papers
+    do so: that is an error, not a figure.
 
     \b
     Examples:
@@ -134,6 +143,8 @@ def evaluate(
         raise click.UsageError("give either a run folder or --model")
     if (noise is None) != (snr is None):
         raise click.UsageError("--noise and --snr go together")
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     if run is not None:
         prepare_keras()
     else:
@@ -151,10 +162,8 @@ def evaluate(
         engine=engine,
     )
     if out is not None:
-        from serkit.benchmarks.results import write_results
+        from serkit.train.results import write_results
 
-        if not out.parent.is_dir():
-            raise SettingsError(f"{out}: no folder {out.parent}; make it first")
         write_results(out, "evaluate", [result])
     if as_json:
         click.echo(json.dumps({"schema": 1, **result}))

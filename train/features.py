@@ -18,7 +18,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from serkit.edge.errors import AudioError
+from serkit.edge.errors import AudioError, CorpusError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.train.corpora import Utterance, read_utterance
 
@@ -52,7 +52,7 @@ class FeatureSet:
 
 
 def _fingerprint(corpus: Sequence[Utterance], settings: FrontendSettings) -> str:
-    files = [(u.name, u.path.stat().st_size) for u in corpus]
+    files = [(u.name, (s := u.path.stat()).st_size, s.st_mtime_ns) for u in corpus]
     text = json.dumps([_CACHE_VERSION, asdict(settings), files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -61,6 +61,9 @@ def load_features(utterances: Sequence[Utterance], settings: FrontendSettings, c
     """Features of ``utterances``, from the cache where it has them.
 
     Recordings that cannot be used are named on stderr, left out, and listed in the result.
+
+    Raises:
+        CorpusError: None of a corpus can be used.
     """
     cache = cache or default_cache()
     console = Console(stderr=True)
@@ -73,11 +76,13 @@ def load_features(utterances: Sequence[Utterance], settings: FrontendSettings, c
         if not path.exists():
             _compute(corpus, settings, path, console)
         with np.load(path) as stored:
-            ends, joined = np.cumsum(stored["lengths"]), stored["frames"]
-            parts = dict(zip(stored["names"].tolist(), np.split(joined, ends[:-1]), strict=True))
             for line in stored["refused"].tolist():
                 console.print(f"left out: {line}", highlight=False, soft_wrap=True)
                 refused.append(line)
+            if not len(stored["names"]):
+                raise CorpusError(f"{name}: none of {len(corpus)} recordings can be used; see the lines above")
+            ends, joined = np.cumsum(stored["lengths"]), stored["frames"]
+            parts = dict(zip(stored["names"].tolist(), np.split(joined, ends[:-1]), strict=True))
         for u in corpus:
             if u.name in parts:
                 kept.append(u)

@@ -9,9 +9,9 @@ config.json         the whole recipe
 split.json          which recordings trained, validated and tested
 history.jsonl       one line per epoch
 model.keras         the chosen weights
-metrics.json        validation and test figures, calibration temperature
+metrics.json        figures of validation and, but for ``ship-test``, test; calibration temperature
 reference.npz       features of pinned training utterances (to calibrate int8) and of the validation side (parity)
-confusion.json/.png confusion on the test side
+confusion.json/.png confusion on the test side (of ``ship-test``: validation)
 history.png         loss and validation score over the epochs
 environment.json    machine, versions, seed, duration
 =================== ==================================================================================
@@ -33,12 +33,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serkit.benchmarks.environment import environment
 from serkit.edge.errors import SerkitError, SettingsError
+from serkit.edge.settings import build
 from serkit.edge.window import normalise
 from serkit.train import plots
 from serkit.train.augment import random_window
 from serkit.train.corpora import read_corpus
+from serkit.train.environment import environment
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import fit_temperature, score
 from serkit.train.recipe import Recipe, TrainingSettings
@@ -85,23 +86,20 @@ class Epochs:
             chosen.append(cycle[start : start + n])
         return np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
 
-    def n_batches(self, epoch: int) -> int:
-        return -(-len(self.order(epoch)) // self.recipe.training.batch_size)
-
     def batches(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Inputs ``(n, n_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""
         t, order = self.recipe.training, self.order(epoch)
         starts = range(0, len(order), t.batch_size)
         with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while this one trains
-            waiting = ahead.submit(self._batch, epoch, order[: t.batch_size])
+            waiting = ahead.submit(self._batch, epoch, 0, order[: t.batch_size])
             for start in starts:
                 ready = waiting.result()
                 if start + t.batch_size < len(order):
                     rows = order[start + t.batch_size : start + 2 * t.batch_size]
-                    waiting = ahead.submit(self._batch, epoch, rows)
+                    waiting = ahead.submit(self._batch, epoch, start + t.batch_size, rows)
                 yield ready
 
-    def _batch(self, epoch: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+    def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
         r = self.recipe
         windows = [
             random_window(
@@ -109,9 +107,9 @@ class Epochs:
                 r.window.n_frames,
                 r.augment,
                 r.frontend,
-                np.random.default_rng([r.training.seed, epoch, int(row)]),
+                np.random.default_rng([r.training.seed, epoch, position]),
             )
-            for row in rows
+            for position, row in enumerate(rows, start)
         ]
         n_labels, smoothing = len(r.labels), r.training.label_smoothing
         targets = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
@@ -137,6 +135,7 @@ class _Run:
             self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
 
     def save(self, model: Any) -> None:
+        """Keep a checkpoint of an epoch that is done; what an interruption leaves of the next one is ignored."""
         name = f"checkpoint-{self.state['epoch']}.keras"
         model.save(self.out / name)
         previous = self.state.get("checkpoint")
@@ -144,6 +143,21 @@ class _Run:
         write_json(self.state_path, self.state)
         if previous and previous != name:
             (self.out / previous).unlink(missing_ok=True)
+
+    def save_best(self, model: Any) -> None:
+        """Keep the chosen weights of this epoch; the state that `save` writes names them."""
+        self.state["best_weights"] = f"best-{self.state['best_epoch']}.weights.h5"
+        model.save_weights(self.out / self.state["best_weights"])
+
+    def tidy(self) -> None:
+        """Remove what no state names: older best weights, and lines of epochs that were not completed."""
+        for path in self.out.glob("best-*.weights.h5"):
+            if path.name != self.state.get("best_weights"):
+                path.unlink()
+        history = self.out / "history.jsonl"
+        if history.exists():
+            lines = history.read_text(encoding="utf-8").splitlines(keepends=True)[: self.state["epoch"]]
+            history.write_text("".join(lines), encoding="utf-8")
 
     def finish(self) -> None:
         (self.out / self.state.pop("checkpoint", "none")).unlink(missing_ok=True)
@@ -170,8 +184,6 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     import keras
 
     console = Console(stderr=True)
-    if recipe.system not in SYSTEMS:
-        raise SettingsError(f"recipe: no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
     config = json.loads(json.dumps(recipe.to_dict()))
     config_path = out / "config.json"
     if config_path.exists() and json.loads(config_path.read_text(encoding="utf-8")) != config:
@@ -191,10 +203,19 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
     if not sides["validation"].utterances:
         raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")
-    write_json(
-        out / "split.json",
-        {s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()},
-    )
+    listed = {
+        s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()
+    }
+    split_path = out / "split.json"
+    if split_path.exists() and json.loads(split_path.read_text(encoding="utf-8")) != listed:
+        raise SettingsError(
+            f"{out}: its split was drawn from other recordings than {data} holds now; restore them, or start anew with "
+            "another --out"
+        )
+    write_json(split_path, listed)
+    if "environment" not in run.state:
+        run.state["environment"] = environment()
+    run.tidy()
 
     model = _model(recipe, run)
     epochs = Epochs(recipe, sides["train"])
@@ -228,7 +249,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             figures = score(sides["validation"].utterances, probabilities, recipe.labels)
             if figures[t.monitor] > run.state["best_score"]:
                 run.state.update(best_score=figures[t.monitor], best_epoch=epoch)
-                model.save_weights(out / "best.weights.h5")
+                run.save_best(model)
             for variable, value in zip(model.trainable_variables, raw, strict=True):
                 variable.assign(value)
             line = {
@@ -250,20 +271,18 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             progress.update(task, completed=epoch + 1, description=words)
             if not console.is_terminal:
                 console.print(f"epoch {epoch + 1}/{t.epochs}  {words}", highlight=False)
-    model.load_weights(out / "best.weights.h5")
+    run.tidy()
+    model.load_weights(out / run.state["best_weights"])
     return _report(recipe, model, sides, out, run, keras.backend.backend())
 
 
 def _model(recipe: Recipe, run: _Run) -> Any:
+    """The compiled model, as the last checkpoint left it where there is one."""
     import keras
 
-    if "checkpoint" in run.state:
-        return keras.saving.load_model(run.out / run.state["checkpoint"])
     t = recipe.training
     keras.utils.set_random_seed(t.seed)
-    model = SYSTEMS[recipe.system](
-        recipe.window.n_frames, recipe.frontend.n_features, len(recipe.labels), **recipe.model
-    )
+    model = build_system(recipe)
     ema = {"use_ema": True, "ema_momentum": t.ema} if t.ema else {}
     optimizer = (
         keras.optimizers.AdamW(t.learning_rate, weight_decay=t.weight_decay, **ema)
@@ -272,13 +291,35 @@ def _model(recipe: Recipe, run: _Run) -> Any:
     )
     if t.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(model.trainable_variables)
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=keras.backend.backend() == "jax",
     )
+    if "checkpoint" in run.state:  # a loaded optimizer would have forgotten what is excluded from the decay
+        kept = keras.saving.load_model(run.out / run.state["checkpoint"])
+        pairs = [(model.variables, kept.variables), (model.optimizer.variables, kept.optimizer.variables)]
+        for mine, theirs in pairs:
+            for variable, value in zip(mine, theirs, strict=True):
+                variable.assign(value)
     return model
+
+
+def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
+    """The recipe's untrained Keras model.
+
+    Raises:
+        SettingsError: No such system, or an option its builder does not take.
+    """
+    if recipe.system not in SYSTEMS:
+        raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
+    shape = (recipe.window.n_frames, recipe.frontend.n_features)
+    try:
+        return SYSTEMS[recipe.system](*shape, len(recipe.labels), unroll=unroll, **recipe.model)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
 
 
 def _report(
@@ -302,7 +343,9 @@ def _report(
     )
     truth = np.array([recipe.labels.index(validation.utterances[i].emotion) for i in windows.owner])
     metrics["temperature"] = fit_temperature(logits, truth)
-    for side in ("validation", "test"):
+    # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
+    scored = ("validation",) if recipe.split.protocol == "ship-test" else ("validation", "test")
+    for side in scored:
         windows = window_utterances(sides[side].frames, recipe.frontend, recipe.window)
         probabilities = utterance_probabilities(
             model.predict_on_batch, windows, len(sides[side].utterances), metrics["temperature"]
@@ -313,14 +356,16 @@ def _report(
             if (rows := [i for i, u in enumerate(sides[side].utterances) if u.corpus == corpus])
         }
     metrics["refused"] = list(validation.refused)
-    model.save(out / "model.keras")
+    bare = build_system(recipe)  # without the optimizer, which is twice the size of the weights
+    bare.set_weights(model.get_weights())
+    bare.save(out / "model.keras")
     _save_reference(recipe, sides, out)
-    confusions = {corpus: figures["confusion"] for corpus, figures in metrics["test"].items()}
+    confusions = {corpus: figures["confusion"] for corpus, figures in metrics[scored[-1]].items()}
     write_json(out / "confusion.json", confusions)
     write_json(out / "metrics.json", metrics)
     write_json(
         out / "environment.json",
-        environment() | {"backend": backend, "seed": t.seed, "seconds": round(run.state["seconds"], 1)},
+        run.state["environment"] | {"backend": backend, "seed": t.seed, "seconds": round(run.state["seconds"], 1)},
     )
     plots.confusion(confusions, out / "confusion.png")
     plots.history(out / "history.jsonl", out / "history.png")
@@ -354,8 +399,6 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
     Raises:
         SerkitError: Not a run folder, or not finished.
     """
-    from serkit.train.recipe import recipe_from_dict
-
     try:
         config, metrics, split = (
             json.loads((out / name).read_text(encoding="utf-8"))
@@ -363,7 +406,7 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
         )
     except (OSError, json.JSONDecodeError) as error:
         raise SerkitError(f"{out}: not a finished run ({error}); `serkit train RECIPE --out {out}` makes one") from None
-    return recipe_from_dict(config, str(out)), metrics, split
+    return build(Recipe, config, str(out)), metrics, split
 
 
 def learned_from(split: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:

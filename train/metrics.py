@@ -23,6 +23,28 @@ def uar(truth: Sequence[str], answers: Sequence[str]) -> float:
     return float(np.mean(recall))
 
 
+def uar_interval(truth: Sequence[str], answers: Sequence[str], draws: int = 1000) -> tuple[float, float]:
+    """95 % bootstrap interval of the UAR over utterances (of this model and split; another seed moves it further)."""
+    classes = sorted(set(truth))
+    known = np.array([classes.index(t) for t in truth])
+    right = np.array([t == a for t, a in zip(truth, answers, strict=True)])
+    rng = np.random.default_rng(0)
+    rows = [np.flatnonzero(known == c) for c in range(len(classes))]
+    recalls = [right[rng.choice(r, (draws, len(r)))].mean(axis=1) for r in rows]
+    low, high = np.quantile(np.mean(recalls, axis=0), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def calibration_error(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.intp], bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al. 2015): mean gap between confidence and accuracy over equal bins."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == truth
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float(right[which == b].mean() - confidence[which == b].mean())) for b in np.unique(which)]
+    shares = [float(np.mean(which == b)) for b in np.unique(which)]
+    return float(np.dot(gaps, shares))
+
+
 def score(
     utterances: Sequence[Utterance], probabilities: npt.NDArray[np.float64], labels: Sequence[str]
 ) -> dict[str, Any]:
@@ -49,6 +71,7 @@ def score(
     return {
         "n_utterances": len(utterances),
         "uar": round(uar(truth, answers), 4),
+        "uar_ci95": [round(edge, 4) for edge in uar_interval(truth, answers)],
         "accuracy": round(float(accuracy_score(truth, answers)), 4),
         "macro_f1": round(float(f1_score(truth, answers, labels=present, average="macro", zero_division=0)), 4),
         "per_class": {
@@ -64,6 +87,8 @@ def score(
         "worst_speaker": worst,
         "worst_speaker_uar": per_speaker[worst],
         "per_sex_uar": by_sex,
+        "sex_gap": round(max(by_sex.values()) - min(by_sex.values()), 4),
+        "ece": round(calibration_error(probabilities, np.array([labels.index(e) for e in truth])), 4),
         "confusion": {
             "labels": list(labels),
             "rows": confusion_matrix(truth, answers, labels=list(labels)).tolist(),

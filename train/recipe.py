@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings
+from serkit.edge.settings import build, read_toml
 from serkit.edge.window import WindowSettings
 from serkit.train.augment import AugmentSettings
 from serkit.train.corpora import CORPORA
 from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS
 from serkit.train.splits import PROTOCOLS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +46,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1:
-            raise SettingsError("training: epochs and batch_size need to be at least 1")
-        if self.schedule not in ("constant", "cosine"):
-            raise SettingsError(f"training: schedule is {self.schedule!r}; choose 'constant' or 'cosine'")
-        if self.monitor not in ("accuracy", "uar"):
-            raise SettingsError(f"training: monitor is {self.monitor!r}; choose 'accuracy' or 'uar'")
+            raise SettingsError("epochs and batch_size need to be at least 1")
+        if not self.learning_rate > 0:
+            raise SettingsError(f"learning_rate is {self.learning_rate}; it needs to be above 0")
+        for name in ("ema", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 to below 1")
+        if min(self.patience, self.seed, self.weight_decay) < 0:
+            raise SettingsError("patience, seed and weight_decay need to be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +74,9 @@ class SplitSettings:
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
-            raise SettingsError(f"split: protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+            raise SettingsError(f"protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}")
+        if min(self.fold, self.seed) < 0 or not 0 < self.validation_share < 1:
+            raise SettingsError("fold and seed need 0 or more, validation_share a number between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,43 +103,26 @@ class Recipe:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
         if unknown := sorted(set(self.labels) - set(EMOTIONS)):
-            raise SettingsError(f"recipe: no emotion {unknown[0]!r}; choose from {', '.join(EMOTIONS)}")
+            raise SettingsError(f"no emotion {unknown[0]!r}; choose from {', '.join(EMOTIONS)}")
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise SettingsError(f"labels are {', '.join(self.labels)}; two or more different emotions are needed")
         if unknown := sorted(set(self.corpora) - set(CORPORA)):
-            raise SettingsError(f"recipe: no corpus {unknown[0]!r}; choose from {', '.join(CORPORA)}")
+            raise SettingsError(f"no corpus {unknown[0]!r}; choose from {', '.join(CORPORA)}")
         if not self.corpora or not all(0 < share <= 1 for share in self.corpora.values()):
-            raise SettingsError("recipe: corpora needs at least one corpus with a share above 0 and up to 1")
+            raise SettingsError("corpora needs at least one corpus with a share above 0 and up to 1")
+        if self.frontend.kind != "log_mel" or self.frontend.deltas:
+            raise SettingsError(
+                "models are trained on log_mel without deltas: the speech gate, silence and augmentation know nothing "
+                "else; the front end computes the rest for programs of your own"
+            )
+        if max(self.augment.time_mask_frames, 0) > self.window.n_frames:
+            raise SettingsError(f"time_mask_frames is longer than the window's {self.window.n_frames} frames")
+        if self.augment.mel_mask_bands > self.frontend.n_mels:
+            raise SettingsError(f"mel_mask_bands is more than the {self.frontend.n_mels} mel bands")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def _build(kind: type[T], values: Any, where: str) -> T:
-    if not isinstance(values, dict):
-        raise SettingsError(f"{where}: a table is needed, found {values!r}")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise SettingsError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise SettingsError(f"{where}: {error}") from None
-
-
-_TABLES = {
-    "frontend": FrontendSettings,
-    "window": WindowSettings,
-    "augment": AugmentSettings,
-    "split": SplitSettings,
-    "training": TrainingSettings,
-}
-
-
-def recipe_from_dict(values: dict[str, Any], where: str) -> Recipe:
-    """A recipe from a parsed TOML or JSON; SettingsError names what is wrong in ``where``."""
-    built = {key: _build(_TABLES[key], v, f"{where} [{key}]") if key in _TABLES else v for key, v in values.items()}
-    return _build(Recipe, built, where)
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -157,16 +138,9 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     bundled = bundled_recipes()
     file = bundled.get(str(path), Path(path))
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"no recipe {path}; give a TOML file or one of {', '.join(bundled)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"recipe {path}: cannot be read ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"recipe {path}: not TOML ({error})") from None
-    values.setdefault("name", file.stem)
-    return recipe_from_dict(values, f"recipe {path}")
+    if not file.exists():
+        raise SettingsError(f"no recipe {path}; give a TOML file or one of {', '.join(bundled)}")
+    return build(Recipe, {"name": file.stem} | read_toml(file, "recipe"), f"recipe {path}")
 
 
 def override(recipe: Recipe, *, split: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:

@@ -24,7 +24,7 @@ from itertools import pairwise
 import numpy as np
 
 from serkit.edge.errors import CorpusError
-from serkit.train.corpora import Utterance
+from serkit.train.corpora import CORPORA, Utterance
 
 #: Voices no shipped model may learn from or be tuned on.
 SHIP_TEST: dict[str, frozenset[str]] = {
@@ -47,6 +47,9 @@ FOLDS: dict[str, tuple[frozenset[str], ...]] = {
         )
     ),
 }
+
+#: Recordings that are byte for byte another one: in a random split both are on one side.
+COPIES = {"ravdess/03-01-03-01-02-02-07": "ravdess/03-01-03-01-02-01-07"}
 
 PROTOCOLS = ("ship-test", "speaker-independent", "random", "random-75-25")
 
@@ -81,7 +84,9 @@ def check_speakers(split: Split) -> None:
     names = list(sides)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            if split.speaker_independent:
+            # A single training voice (TESS) has nobody else to validate it; the test side stays another person's.
+            alone = b == "validation" and len(voices(split.train)) == 1
+            if split.speaker_independent and not alone:
                 shared = set(voices(sides[a])) & set(voices(sides[b]))
             else:
                 shared = {u.key for u in sides[a]} & {u.key for u in sides[b]}
@@ -109,26 +114,12 @@ def check_unseen(split: Split, utterances: Iterable[str], known_voices: Iterable
             )
 
 
-def n_folds(utterances: Sequence[Utterance], protocol: str) -> int:
-    """How many folds a protocol has for one corpus."""
-    if protocol != "speaker-independent":
-        return 1
-    corpus = utterances[0].corpus
-    return len(FOLDS.get(_voice_corpus(corpus), ())) or len({u.speaker for u in utterances})
-
-
-def _voice_corpus(corpus: str) -> str:
-    return corpus.removesuffix("-song")
-
-
-def _test_speakers(corpus: str, speakers: Sequence[str], protocol: str, fold: int) -> frozenset[str]:
-    """Speakers of one corpus that a speaker-independent protocol keeps for the test."""
-    corpus = _voice_corpus(corpus)
+def folds_of(utterances: Sequence[Utterance], protocol: str) -> tuple[frozenset[str], ...]:
+    """The test speakers of each fold of a speaker-independent protocol, for utterances of one group of voices."""
+    corpus = CORPORA[utterances[0].corpus].voices
     if protocol == "ship-test":
-        return SHIP_TEST.get(corpus, frozenset())
-    if corpus in FOLDS:
-        return FOLDS[corpus][fold]
-    return frozenset({speakers[fold]})
+        return (SHIP_TEST.get(corpus, frozenset()),)
+    return FOLDS.get(corpus) or tuple(frozenset({s}) for s in sorted({u.speaker for u in utterances}))
 
 
 def _validation_speakers(candidates: Sequence[Utterance], count: int, seed: int) -> set[str]:
@@ -163,7 +154,7 @@ def make_split(
         fold: Which fold of ``speaker-independent``, from 0; with several corpora only ``ship-test`` makes sense.
         seed: Draws validation speakers, or the whole of a random split.
         validation_share: Share of the remaining speakers of each corpus that validate, at least one where two or more
-            remain. A corpus with a single remaining speaker (TESS) trains only.
+            remain. Where only one speaker remains in all (TESS alone), that share of the utterances validates.
 
     Raises:
         CorpusError: Unknown protocol, fold out of range, or an empty side.
@@ -179,7 +170,11 @@ def make_split(
     check_speakers(split)
     for side in ("train", "test"):
         if not getattr(split, side):
-            raise CorpusError(f"{protocol}, fold {fold}: no utterance on the {side} side; is the corpus complete?")
+            raise CorpusError(
+                f"{protocol}, fold {fold}: no utterance on the {side} side of "
+                f"{', '.join(sorted({u.corpus for u in ordered}))}; "
+                "choose a protocol that has speakers for both, or complete the corpus"
+            )
     return split
 
 
@@ -189,16 +184,15 @@ def _by_speaker(
     # Speech and song of RAVDESS share actors, so everything is decided per group of voices, not per corpus.
     by_voices: dict[str, list[Utterance]] = defaultdict(list)
     for u in ordered:
-        by_voices[_voice_corpus(u.corpus)].append(u)
+        by_voices[CORPORA[u.corpus].voices].append(u)
     train: list[Utterance] = []
     validation: list[Utterance] = []
     test: list[Utterance] = []
     for corpus, members in sorted(by_voices.items()):
-        speakers = sorted({u.speaker for u in members})
-        if protocol == "speaker-independent" and not 0 <= fold < (len(FOLDS.get(corpus, ())) or len(speakers)):
-            last = (len(FOLDS.get(corpus, ())) or len(speakers)) - 1
-            raise CorpusError(f"fold {fold} of {corpus}: there are folds 0 to {last}")
-        kept = _test_speakers(corpus, speakers, protocol, fold)
+        folds = folds_of(members, protocol)
+        if not 0 <= fold < len(folds):
+            raise CorpusError(f"fold {fold} of {corpus} under {protocol}: there are folds 0 to {len(folds) - 1}")
+        kept = folds[fold]
         rest = [u for u in members if u.speaker not in kept]
         n_rest = len({u.speaker for u in rest})
         count = max(1, round(validation_share * n_rest)) if n_rest > 1 and validation_share > 0 else 0
@@ -206,22 +200,36 @@ def _by_speaker(
         test += [u for u in members if u.speaker in kept]
         validation += [u for u in rest if u.speaker in validators]
         train += [u for u in rest if u.speaker not in validators]
+    if not validation:  # a single voice is left: it validates itself, on other utterances
+        train, validation, _ = _stratified(train, (1 - validation_share, 1.0), seed)
     return train, validation, test
 
 
 def _random(
     ordered: Sequence[Utterance], protocol: str, seed: int
 ) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
-    shares = (0.8, 0.9) if protocol == "random" else (0.675, 0.75)  # ends of train and of validation
+    sides = _stratified(ordered, (0.8, 0.9) if protocol == "random" else (0.675, 0.75), seed)
+    for side in sides:  # a copy goes where its original is
+        for copy in [u for u in side if u.key in COPIES]:
+            home = next((s for s in sides if any(u.key == COPIES[copy.key] for u in s)), side)
+            side.remove(copy)
+            home.append(copy)
+    return sides
+
+
+def _stratified(
+    utterances: Sequence[Utterance], ends: tuple[float, float], seed: int
+) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+    """Three random sides with the same mix of emotions; ``ends`` are the shares at which train and validation end."""
     sides: tuple[list[Utterance], list[Utterance], list[Utterance]] = ([], [], [])
     by_class: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
-    for u in ordered:
+    for u in utterances:
         by_class[u.corpus, u.emotion].append(u)
     for (corpus, emotion), members in sorted(by_class.items()):
         # Seeded per class, so that a corpus splits the same way alone and among others.
         rng = np.random.default_rng([seed, zlib.crc32(f"{corpus}/{emotion}".encode())])
         order = rng.permutation(len(members))
-        cuts = [0, *(round(share * len(members)) for share in shares), len(members)]
+        cuts = [0, *(round(end * len(members)) for end in ends), len(members)]
         for side, (start, stop) in zip(sides, pairwise(cuts), strict=True):
             side += [members[i] for i in order[start:stop]]
     return sides

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.frontend import Frontend, FrontendSettings, delta, features
 from serkit.edge.mel import hz_to_mel, mel_filterbank, mel_to_hz
+from serkit.edge.settings import build
 
 RATE = 16000
 PSF = {
@@ -155,6 +156,6 @@ def test_settings_say_what_is_wrong() -> None:
     with pytest.raises(SettingsError, match="mel_scale is 'bark'"):
         FrontendSettings(mel_scale="bark")
     with pytest.raises(SettingsError, match="unknown setting 'n_mel'"):
-        FrontendSettings.from_dict({"n_mel": 40})
+        build(FrontendSettings, {"n_mel": 40}, "test")
     with pytest.raises(AudioError, match=r"shape \(2, 100\)"):
         Frontend(FrontendSettings()).push(np.zeros((2, 100)))

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
+from serkit.edge.settings import build
 from serkit.edge.vad import frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, n_windows, normalise
 
@@ -67,4 +68,4 @@ def test_settings_say_what_is_wrong() -> None:
     with pytest.raises(SettingsError, match="both need to be at least 1"):
         WindowSettings(n_frames=0)
     with pytest.raises(SettingsError, match="unknown setting 'frames'"):
-        WindowSettings.from_dict({"frames": 3})
+        build(WindowSettings, {"frames": 3}, "test")

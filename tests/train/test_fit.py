@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +27,12 @@ def recipe(tiny_recipe: Path) -> Recipe:
 def test_a_run_leaves_everything_and_learns(tiny_run: Path) -> None:
     names = {p.name for p in tiny_run.iterdir()}
     assert names == {
-        "best.weights.h5", "config.json", "confusion.json", "confusion.png", "environment.json", "history.jsonl",
+        f"best-{load_run(tiny_run)[1]['best_epoch']}.weights.h5", "config.json", "confusion.json", "confusion.png", "environment.json", "history.jsonl",
         "history.png", "metrics.json", "model.keras", "reference.npz", "split.json", "state.json",
     }  # fmt: skip
     recipe, metrics, split = load_run(tiny_run)
-    assert metrics["test"]["ravdess"]["uar"] > 0.6  # four emotions told apart by pitch; chance is 0.25
-    assert metrics["test"]["ravdess"]["n_utterances"] == 4 * 8
+    assert metrics["validation"]["ravdess"]["uar"] > 0.6  # four emotions told apart by pitch; chance is 0.25
+    assert "test" not in metrics  # the ship-test speakers are for `evaluate` alone
     assert len((tiny_run / "history.jsonl").read_text().splitlines()) == recipe.training.epochs
     assert set(split["test"]["voices"]) == {f"ravdess/{a}" for a in (1, 11, 20, 21)}
     assert json.loads((tiny_run / "environment.json").read_text())["backend"] == "tensorflow"
@@ -50,7 +51,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         return batches(self, epoch)
 
     monkeypatch.setattr(Epochs, "batches", interrupted)
-    short = override(recipe, training={"epochs": 4})
+    import keras
+
+    short = override(recipe, training={"epochs": 4, "weight_decay": 0.1})
     with pytest.raises(KeyboardInterrupt):
         train(short, corpus, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "state.json").read_text())["epoch"] == 2
@@ -60,8 +63,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert [h["epoch"] for h in history] == [0, 1, 2, 3]
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+    train(short, corpus, tmp_path / "uninterrupted")
+    kept, whole = (keras.saving.load_model(tmp_path / r / "model.keras") for r in ("run", "uninterrupted"))
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(kept.get_weights(), whole.get_weights(), strict=True))
+    seen.clear()
     assert train(short, corpus, tmp_path / "run") == metrics  # finished: nothing is trained again
-    assert seen == [0, 1, 2, 2, 3]
+    assert not seen
     with pytest.raises(SettingsError, match="holds a run of another recipe"):
         train(recipe, corpus, tmp_path / "run")
 
@@ -70,7 +77,7 @@ def test_patience_stops_early(recipe: Recipe, corpus: Path, tmp_path: Path) -> N
     stubborn = override(recipe, training={"epochs": 9, "patience": 1, "learning_rate": 1e-9, "ema": 0.0})
     metrics = train(stubborn, corpus, tmp_path / "run")
     assert metrics["epochs"] < 9
-    assert metrics["best_epoch"] == metrics["epochs"] - 3
+    assert metrics["best_epoch"] == metrics["epochs"] - 2
 
 
 def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path) -> None:
@@ -123,19 +130,36 @@ def test_cosine_falls_from_the_rate_to_a_hundredth() -> None:
     assert rates == sorted(rates, reverse=True)
 
 
-def test_evaluate_agrees_with_the_run_and_refuses_what_was_learned(tiny_run: Path, corpus: Path) -> None:
-    result = evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol="ship-test")
-    _, metrics, _ = load_run(tiny_run)
-    assert result["uar"] == pytest.approx(metrics["test"]["ravdess"]["uar"], abs=0.04)  # float16 features in the run
-    for protocol in ("speaker-independent", "random"):
-        if protocol == "speaker-independent":  # its first fold is the ship-test's
-            assert (
-                evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol=protocol)["uar"]
-                == result["uar"]
-            )
-            continue
-        with pytest.raises(CorpusError, match="the model learned from ravdess/"):
-            evaluate(run=tiny_run, model=None, corpus="ravdess", data=corpus, protocol=protocol)
+def test_evaluate_scores_the_test_side_and_refuses_what_was_learned(tiny_run: Path, corpus: Path) -> None:
+    options = {"run": tiny_run, "model": None, "corpus": "ravdess", "data": corpus}
+    result = evaluate(**options, protocol="ship-test")
+    assert set(result["per_speaker_uar"]) == {f"ravdess/{a}" for a in (1, 11, 20, 21)}
+    assert result["n_utterances"] == 4 * 8
+    assert result["uar"] > 0.6
+    assert evaluate(**options, protocol="speaker-independent")["uar"] == result["uar"]  # its first fold is the same
+    with pytest.raises(CorpusError, match="the model learned from ravdess/"):
+        evaluate(**options, protocol="random")
+
+
+def test_a_random_run_reports_its_test_side(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    metrics = train(override(recipe, split={"protocol": "random"}, training={"epochs": 1}), corpus, tmp_path / "run")
+    assert metrics["test"]["ravdess"]["n_utterances"] == pytest.approx(192 / 10, abs=2)
+
+
+def test_a_changed_corpus_does_not_slip_into_a_resumed_run(
+    recipe: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: Epochs, epoch: int) -> object:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Epochs, "batches", interrupted)
+        train(recipe, corpus, tmp_path / "run")
+    smaller = tmp_path / "smaller"
+    shutil.copytree(corpus, smaller)
+    next(smaller.rglob("*-05.wav")).unlink()
+    with pytest.raises(SettingsError, match="its split was drawn from other recordings"):
+        train(recipe, smaller, tmp_path / "run")
 
 
 def test_evaluate_with_noise(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:

@@ -29,8 +29,20 @@ def test_figures_of_a_known_confusion() -> None:
     assert "sad" not in figures["per_class"]
     assert figures["per_speaker_uar"] == {"ravdess/1": 0.75, "ravdess/2": 0.5}
     assert (figures["worst_speaker"], figures["worst_speaker_uar"]) == ("ravdess/2", 0.5)
+    assert figures["sex_gap"] == 0.25
     assert figures["per_sex_uar"] == {"female": 0.5, "male": 0.75}
     assert figures["confusion"] == {"labels": list(LABELS), "rows": [[3, 1, 0], [0, 1, 1], [0, 0, 0]]}
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    from serkit.train.metrics import calibration_error, uar_interval
+
+    probabilities = np.tile([0.8, 0.2], (10, 1))
+    truth = np.array([0] * 6 + [1] * 4)
+    assert calibration_error(probabilities, truth) == pytest.approx(0.2)
+    low, high = uar_interval(["a"] * 50 + ["b"] * 50, ["a"] * 75 + ["b"] * 25)
+    assert low < 0.75 < high
+    assert uar_interval(["a", "b"], ["a", "b"]) == (1.0, 1.0)
 
 
 def test_uar_of_one_answer_is_chance() -> None:

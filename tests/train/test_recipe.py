@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 
 from serkit.edge.errors import SettingsError
-from serkit.train.recipe import bundled_recipes, override, read_recipe, recipe_from_dict
+from serkit.edge.settings import build
+from serkit.train.recipe import Recipe, bundled_recipes, override, read_recipe
 
 
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_bundled_recipes_are_whole_and_survive_the_round_trip(name: str) -> None:
     recipe = read_recipe(name)
     assert recipe.name == name
-    assert recipe_from_dict(recipe.to_dict(), "again") == recipe
+    assert build(Recipe, recipe.to_dict(), "again") == recipe
 
 
 def test_an_override_replaces_only_what_is_given() -> None:
@@ -39,9 +40,16 @@ def test_an_override_replaces_only_what_is_given() -> None:
         ('system = "r1-cnn-bilstm"\n[corpora]\nsavee = 1.0', "no corpus 'savee'"),
         ('system = "r1-cnn-bilstm"\n[corpora]\ntess = 2.0', "share above 0 and up to 1"),
         ('system = "r1-cnn-bilstm"\n[split]\nprotocol = "loso"', "protocol is 'loso'"),
-        ('system = "r1-cnn-bilstm"\n[training]\nmonitor = "f1"', "monitor is 'f1'"),
-        ('system = "r1-cnn-bilstm"\ntraining = 3', "a table is needed, found 3"),
-        ("", "missing 1 required keyword-only argument: 'system'"),
+        ('system = "r1-cnn-bilstm"\n[training]\nmonitor = "f1"', "monitor is 'f1'; choose one of accuracy, uar"),
+        ('system = "r1-cnn-bilstm"\ntraining = 3', "a table of settings is needed, found 3"),
+        ('system = "r1-cnn-bilstm"\n[training]\nepochs = 1.5', "epochs is 1.5; a whole number is needed"),
+        ('system = "r1-cnn-bilstm"\n[training]\nlearning_rate = "fast"', "learning_rate is 'fast'; a number is needed"),
+        ('system = "r1-cnn-bilstm"\n[training]\nema = 1.5', r"ema is 1\.5; it needs 0 to below 1"),
+        ('system = "r1-cnn-bilstm"\n[augment]\nnoise_snr_db = [5]', "noise_snr_db has 1 values; 2 are needed"),
+        ('system = "r1-cnn-bilstm"\ncorpora = ["ravdess"]', "a table is needed"),
+        ('system = "r1-cnn-bilstm"\nlabels = ["sad", "sad"]', "two or more different emotions are needed"),
+        ('system = "r1-cnn-bilstm"\n[frontend]\nkind = "mfcc"', "models are trained on log_mel without deltas"),
+        ("", "system is missing; add it"),
     ],
 )
 def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:

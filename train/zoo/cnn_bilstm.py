@@ -81,8 +81,9 @@ def build(
         x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)  # (16, 2 * units)
     scores = layers.Dense(1, name="attention")(layers.Dense(64, activation="tanh", name="attention_hidden")(x))
     weighted = layers.Multiply()([x, layers.Softmax(axis=1)(scores)])
-    # The mean over the steps is the attention's sum by a constant, which the next layer absorbs.
-    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(weighted), layers.GlobalMaxPooling1D()(x)])
+    # The sum over the steps, as scaled mean. Were the mean left small, int8 would lose it: a concatenation has one scale.
+    summed = layers.Rescaling(float(steps))(layers.GlobalAveragePooling1D()(weighted))
+    x = layers.Concatenate()([summed, layers.GlobalMaxPooling1D()(x)])
     for i, units in enumerate(dense_units):
         x = layers.Dense(units, activation="relu", name=f"dense{i + 1}")(x)
         x = layers.Dropout(dense_dropout)(x)

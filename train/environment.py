@@ -41,6 +41,9 @@ def commit() -> str | None:
     """The git commit of the source tree, ``-dirty`` where it has changes, None outside a checkout."""
     here = Path(__file__).resolve().parent
     try:
+        subprocess.run(  # installed inside somebody else's repository, there is no commit of ours
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10, check=True
+        )
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
             cwd=here, capture_output=True, text=True, timeout=10, check=True,

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from serkit.benchmarks.environment import environment
+from serkit.train.environment import environment
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
 def write_results(path: Path, benchmark: str, rows: list[dict[str, Any]]) -> None:
