@@ -22,7 +22,6 @@ from serkit.edge.bundle import SCHEMA
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.signature import sign, signing_key
-from serkit.edge.window import cut_windows, normalise, silence
 from serkit.train.corpora import CORPORA
 from serkit.train.environment import commit, versions
 from serkit.train.fit import learned_from, load_run
@@ -92,10 +91,7 @@ class _Reference:
         return np.split(self._stored[f"{side}_frames"], ends[:-1])
 
     def windows(self, side: str, recipe: Recipe) -> Any:
-        cut = [
-            cut_windows(f.astype(np.float32), recipe.window, silence(recipe.frontend))[:1] for f in self.frames(side)
-        ]
-        return normalise(np.concatenate(cut), recipe.window)
+        return window_utterances(self.frames(side), recipe.frontend, recipe.window).inputs
 
 
 def _info(

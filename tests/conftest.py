@@ -84,6 +84,7 @@ time_pool = 1
 lstm_units = 16
 dense_units = [16, 16]
 dropout = 0.0
+dense_dropout = 0.1
 [split]
 protocol = "ship-test"
 [training]

@@ -35,9 +35,7 @@ def prepare_keras(backend: str | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     chosen = os.environ["KERAS_BACKEND"]
     if importlib.util.find_spec(chosen) is None:
-        raise MissingExtraError(
-                f"Keras' back end {chosen} is not installed; `pip install {chosen}` brings it"
-        )
+        raise MissingExtraError(f"Keras' back end {chosen} is not installed; `pip install {chosen}` brings it")
     with muted():
         importlib.import_module("keras")
 

@@ -235,6 +235,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
                 break
             started = time.monotonic()
             model.optimizer.learning_rate = learning_rate(t, epoch)
+            _seed_dropout(model, t.seed, epoch)
             batches = []
             for x, y in epochs.batches(epoch):
                 figures = model.train_on_batch(x, y, return_dict=True)  # of this batch alone
@@ -305,6 +306,13 @@ def _model(recipe: Recipe, run: _Run) -> Any:
             for variable, value in zip(mine, theirs, strict=True):
                 variable.assign(value)
     return model
+
+
+def _seed_dropout(model: Any, seed: int, epoch: int) -> None:
+    """Make an epoch's dropout depend on seed and epoch alone: checkpoints do not keep the generators' state."""
+    states = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    for i, state in enumerate(states):
+        state.assign(np.array([seed, epoch * len(states) + i], np.uint32))
 
 
 def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:

@@ -27,8 +27,9 @@ def recipe(tiny_recipe: Path) -> Recipe:
 def test_a_run_leaves_everything_and_learns(tiny_run: Path) -> None:
     names = {p.name for p in tiny_run.iterdir()}
     assert names == {
-        f"best-{load_run(tiny_run)[1]['best_epoch']}.weights.h5", "config.json", "confusion.json", "confusion.png", "environment.json", "history.jsonl",
-        "history.png", "metrics.json", "model.keras", "reference.npz", "split.json", "state.json",
+        f"best-{load_run(tiny_run)[1]['best_epoch']}.weights.h5", "config.json", "confusion.json", "confusion.png",
+        "environment.json", "history.jsonl", "history.png", "metrics.json", "model.keras", "reference.npz",
+        "split.json", "state.json",
     }  # fmt: skip
     recipe, metrics, split = load_run(tiny_run)
     assert metrics["validation"]["ravdess"]["uar"] > 0.6  # four emotions told apart by pitch; chance is 0.25
@@ -152,9 +153,10 @@ def test_a_changed_corpus_does_not_slip_into_a_resumed_run(
     def interrupted(self: Epochs, epoch: int) -> object:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Epochs, "batches", interrupted)
-        train(recipe, corpus, tmp_path / "run")
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, corpus, tmp_path / "run")
     smaller = tmp_path / "smaller"
     shutil.copytree(corpus, smaller)
     next(smaller.rglob("*-05.wav")).unlink()

@@ -81,7 +81,7 @@ def build(
         x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)  # (16, 2 * units)
     scores = layers.Dense(1, name="attention")(layers.Dense(64, activation="tanh", name="attention_hidden")(x))
     weighted = layers.Multiply()([x, layers.Softmax(axis=1)(scores)])
-    # The sum over the steps, as scaled mean. Were the mean left small, int8 would lose it: a concatenation has one scale.
+    # The sum over the steps, as a scaled mean: a concatenation has one int8 scale, in which the mean would be lost.
     summed = layers.Rescaling(float(steps))(layers.GlobalAveragePooling1D()(weighted))
     x = layers.Concatenate()([summed, layers.GlobalMaxPooling1D()(x)])
     for i, units in enumerate(dense_units):
