@@ -60,7 +60,7 @@ def tables() -> str:
         "",
         *_accuracy(results),
         "",
-        "Front end, milliseconds per second of audio on one core, and how many times serkit's that is. `stream`: 0.5 s",
+        "Front end, milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s",
         "of new audio per step, of which the model sees the last 2.56 s, which the others compute anew each time:",
         "",
         *_frontend(results),

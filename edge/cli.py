@@ -63,7 +63,7 @@ def needs(extra: str, *modules: str) -> None:
     for module in modules:
         if importlib.util.find_spec(module) is None:
             raise MissingExtraError(
-                f"this command needs {module}, which is not installed; `pip install 'serkit[{extra}]'` brings it"
+                f"this command needs {module}, which is not installed; in the clone, `pip install -e '.[{extra}]'`"
             )
 
 
