@@ -59,8 +59,9 @@ def normalise(window: Array, settings: WindowSettings) -> Array:
 
 
 def n_windows(n_frames: int, settings: WindowSettings) -> int:
-    """Windows of a recording of ``n_frames``: every frame is in one, the last one is filled up with silence."""
-    return 1 + max(0, -(-(n_frames - settings.n_frames) // settings.hop_frames))
+    """Windows of a recording of ``n_frames``: every frame is in one (unless the hop is longer than a window and jumps
+    over it), the last one is filled up with silence."""
+    return 1 + max(0, -(-(n_frames - max(settings.n_frames, settings.hop_frames)) // settings.hop_frames))
 
 
 def cut_windows(frames: Array, settings: WindowSettings, fill: float) -> Array:

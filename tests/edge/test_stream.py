@@ -49,7 +49,7 @@ def test_events_do_not_depend_on_the_block_size(recognizer: Recognizer, speech: 
     n=st.integers(400, 48000),
     hop=st.sampled_from([1, 25, 64, 90]),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_windows_are_those_of_the_whole_recording(
     recognizer: Recognizer, cuts: list[int], n: int, hop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

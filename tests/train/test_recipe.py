@@ -34,7 +34,7 @@ def test_an_override_replaces_only_what_is_given() -> None:
         ('system = "r1-cnn-bilstm"\nspeed = 3', "unknown setting 'speed'"),
         (
             'system = "r1-cnn-bilstm"\n[training]\nlr = 1',
-            r"\[training\]: unknown setting 'lr'; known: epochs",
+            "training: unknown setting 'lr'; known: epochs",
         ),
         ('system = "r1-cnn-bilstm"\nlabels = ["joy"]', "no emotion 'joy'"),
         ('system = "r1-cnn-bilstm"\n[corpora]\nsavee = 1.0', "no corpus 'savee'"),
