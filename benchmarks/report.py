@@ -21,16 +21,19 @@ _BEGIN, _END = "<!-- results: made by `serkit report --readme` -->", "<!-- end o
 def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = [(name, row) for name, file in results.items() if file["benchmark"] == "evaluate" for row in file["rows"]]
     lines = [
-        "| model | format | corpus | protocol | files | UAR | accuracy | paper's accuracy | macro-F1 | worst speaker |",
+        "| model | format | corpus | protocol | files | UAR (95 %) | accuracy | paper's | macro-F1 | worst speaker |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, r in sorted(rows, key=lambda item: (item[1]["corpus"], item[1]["protocol"], item[1]["format"])):
         claim = CLAIMS.get((r["system"], r["corpus"]))
-        lines.append(
-            f"| {r['model']} | {r['format']} | {r['corpus']} | {r['protocol']} | {r['n_utterances']} | "
-            f"{r['uar']:.3f} | {r['accuracy']:.3f} | {'' if claim is None else f'{claim:.3f}'} | {r['macro_f1']:.3f} | "
-            f"{r['worst_speaker_uar']:.3f} |"
-        )
+        low, high = r["uar_ci95"]
+        cells = [
+            r["model"], r["format"], r["corpus"], r["protocol"], r["n_utterances"],
+            f"{r['uar']:.3f} ({low:.2f}-{high:.2f})",
+            f"{r['accuracy']:.3f}", "" if claim is None else f"{claim:.3f}", f"{r['macro_f1']:.3f}",
+            f"{r['worst_speaker_uar']:.3f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

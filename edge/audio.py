@@ -18,7 +18,7 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -168,12 +168,11 @@ class FileSource(Source):
         self._file.close()
 
     def _blocks(self) -> Iterator[Array]:
-        return _decode(self._file, str(self.path), self.sample_rate)
+        return _resampled(_decoded(self._file, str(self.path)), lambda: self._file.samplerate, self.sample_rate)
 
 
-def _decode(file: Any, name: str, sample_rate: int) -> Iterator[Array]:
-    """An open SoundFile as mono blocks at ``sample_rate``."""
-    resampler = Resampler(file.samplerate, sample_rate)
+def _decoded(file: Any, name: str) -> Iterator[Array]:
+    """An open SoundFile as blocks ``(n, channels)`` at its own rate."""
     while True:
         try:
             samples = file.read(_READ_FRAMES, dtype="float32", always_2d=True)
@@ -181,12 +180,21 @@ def _decode(file: Any, name: str, sample_rate: int) -> Iterator[Array]:
             raise AudioError(f"{name}: breaks off while being decoded ({error.error_string}); copy it again") from None
         if not np.all(np.isfinite(samples)):
             raise AudioError(f"{name}: holds samples that are no numbers (NaN or infinite); export it again")
-        last = len(samples) < _READ_FRAMES
-        block = resampler.push(samples, last=last)
-        if len(block):
-            yield block
-        if last:
+        if len(samples):
+            yield samples
+        if len(samples) < _READ_FRAMES:
             return
+
+
+def _resampled(blocks: Iterator[Array], source_rate: Callable[[], float], sample_rate: int) -> Iterator[Array]:
+    """Blocks at a rate that is known once the first one is there, as mono blocks at ``sample_rate``."""
+    resampler = None
+    for block in blocks:
+        resampler = resampler or Resampler(source_rate(), sample_rate)
+        if len(mono := resampler.push(block)):
+            yield mono
+    if resampler is not None and len(rest := resampler.push(np.empty(0, np.float32), last=True)):
+        yield rest
 
 
 class PipeSource(Source):
@@ -219,6 +227,7 @@ class PipeSource(Source):
         self._stream = stream if stream is not None else sys.stdin.buffer
         self._raw_rate = raw_rate or sample_rate
         self._raw_channels = raw_channels
+        self._source_rate = sample_rate  # known once the header is read
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -228,6 +237,9 @@ class PipeSource(Source):
         """Decoding blocks in libsndfile, deaf to Ctrl-C: a thread does it, and this one waits where it can be woken."""
         ready: queue.Queue[Array | AudioError | None] = queue.Queue(maxsize=64)
         threading.Thread(target=self._decode, args=(ready,), daemon=True).start()
+        yield from _resampled(self._waited(ready), lambda: self._source_rate, self.sample_rate)
+
+    def _waited(self, ready: queue.Queue[Array | AudioError | None]) -> Iterator[Array]:
         while not self._closed.is_set():
             try:
                 block = ready.get(timeout=0.2)
@@ -268,7 +280,8 @@ class PipeSource(Source):
                 ) from None
             with file:
                 n_samples = 0
-                for block in _decode(file, "standard input", self.sample_rate):
+                self._source_rate = file.samplerate
+                for block in _decoded(file, "standard input"):
                     n_samples += len(block)
                     hand_over(block)
             if not n_samples:

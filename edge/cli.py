@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from serkit import __version__
-from serkit.edge.errors import MissingExtraError, SerkitError
+from serkit.edge.errors import MicrophoneError, MissingExtraError, SerkitError
 
 #: Commands that live outside the edge package, by module; loaded when they are called.
 _ELSEWHERE = {
@@ -47,6 +48,11 @@ class _Main(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(130)
+        except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
+            raise
+        except OSError as error:
+            say_error(SerkitError(f"the output cannot be written ({error.strerror or error}); free some space"))
+            ctx.exit(1)
 
 
 def say_error(error: SerkitError) -> None:
@@ -62,6 +68,7 @@ def needs(extra: str, *modules: str) -> None:
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
+            module = {"sklearn": "scikit-learn"}.get(module, module)
             raise MissingExtraError(
                 f"this command needs {module}, which is not installed; in the clone, `pip install -e '.[{extra}]'`"
             )
@@ -78,6 +85,9 @@ def main() -> None:
       serkit predict speech.wav     the emotion of a recording
       serkit listen                 the emotions at the microphone, as they happen
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal without the bars' characters shows question marks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 _model = click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
@@ -151,7 +161,11 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
 @click.option("--config", type=click.Path(path_type=Path), help="TOML with a [decision] table.")
 @_block_size
 @click.option("--speed", type=click.Choice(["realtime", "max"]), default="max", show_default=True, help="Of a file.")
-@click.option("--raw-rate", type=click.IntRange(1000, 384000), help="Rate of raw 16-bit samples on stdin, Hz.")
+@click.option(
+    "--raw-rate",
+    type=click.IntRange(1000, 384000),
+    help="Rate of raw 16-bit samples on stdin, Hz; the model's by default.",
+)
 @click.option("--raw-channels", type=click.IntRange(1, 64), default=1, show_default=True, help="Their channels.")
 def listen(
     source: str,
@@ -177,6 +191,10 @@ def listen(
     from serkit.edge.audio import FileSource, PipeSource, Source
     from serkit.edge.bundle import read_bundle
 
+    if device is not None and source != "mic":
+        raise click.UsageError("--device goes with --input mic")
+    if source != "-" and (raw_rate is not None or raw_channels != 1):
+        raise click.UsageError("--raw-rate and --raw-channels go with --input -")
     settings = _decision(config)
     bundle = read_bundle(model)
     rate = bundle.frontend.sample_rate
@@ -314,14 +332,14 @@ def devices(as_json: bool) -> None:
     from serkit.edge.microphone import devices as find
 
     found = find()
+    if not found:
+        raise MicrophoneError("no microphone found; plug one in and try again")
     for d in found:
         if as_json:
             click.echo(json.dumps({"schema": 1, **asdict(d)}))
         else:
             mark = "*" if d.default else " "
             click.echo(f"{mark} {d.index:>3}  {d.name}  ({d.channels} channels, {d.sample_rate:g} Hz)")
-    if not found:
-        click.echo("no microphone found; plug one in and try again", err=True)
 
 
 @main.command()

@@ -56,7 +56,7 @@ class Event:
 def to_json(item: Prediction | Event) -> str:
     """One JSON object on one line, ``"schema": 1`` first, numbers rounded to 4 digits."""
     fields: dict[str, Any] = {k: _rounded(v) for k, v in asdict(item).items() if k != "message" or v is not None}
-    return json.dumps({"schema": 1, **fields}, ensure_ascii=False)
+    return json.dumps({"schema": 1, **fields})
 
 
 def _rounded(value: Any) -> Any:

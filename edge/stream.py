@@ -149,7 +149,15 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
 def listen(
     recognizer: Recognizer, blocks: Iterable[Array], settings: DecisionSettings | None = None
 ) -> Iterator[Event]:
-    """Events of a stream, one per window."""
+    """Events of a stream, one per window.
+
+    Raises:
+        AudioError: The stream ended before one frame of audio.
+    """
     decision = Decision(recognizer.bundle.labels, recognizer.bundle.name, settings or DecisionSettings())
+    window = None
     for window in recognizer.windows(blocks):
         yield decision.window(window.time_s, window.probabilities)
+    if window is None:
+        f = recognizer.bundle.frontend
+        raise AudioError(f"the stream ended before {f.win_length / f.sample_rate:g} s of audio; nothing could be heard")

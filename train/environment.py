@@ -39,14 +39,18 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The git commit of the source tree, ``-dirty`` where it has changes, None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
     try:
         subprocess.run(  # installed inside somebody else's repository, there is no commit of ours
-            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, capture_output=True, timeout=10, check=True
+            ["git", "ls-files", "--error-unmatch", here.name],
+            cwd=here.parent,
+            capture_output=True,
+            timeout=10,
+            check=True,
         )
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+            cwd=here.parent, capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None

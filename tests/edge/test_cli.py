@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,52 @@ def test_models_are_listed_described_and_verified() -> None:
     assert lines(run("model", "info", "default", "--json"))[0]["format"] in ("dynamic", "int8")
     assert lines(run("model", "verify", "default", "--json"))[0]["valid"] is True
     assert "holds" in run("model", "verify", "default").stdout
+
+
+def test_a_stream_too_short_to_hear_says_so() -> None:
+    command = [sys.executable, "-m", "serkit.edge", "listen", "--input", "-", "--json"]
+    short = subprocess.run(command, input=b"hello\n", capture_output=True, text=False)
+    assert short.returncode == 1
+    assert short.stderr.decode() == "serkit: the stream ended before 0.025 s of audio; nothing could be heard\n"
+    packed = subprocess.run(command, input=b"fLaC" + b"\0" * 4000, capture_output=True)
+    assert packed.returncode == 1
+    assert b"serkit: standard input: a compressed or AIFF file; give it by name" in packed.stderr
+
+
+def test_an_interrupt_on_an_idle_pipe_ends_at_once_and_in_silence(wav: Path) -> None:
+    command = [sys.executable, "-u", "-m", "serkit.edge", "listen", "--input", "-", "--json", "--raw-rate", "48000"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(soundfile.read(wav, dtype="int16")[0].tobytes() * 4)
+    child.stdin.flush()
+    assert child.stdout.readline()  # it hears; now the pipe falls idle
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert stderr == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_the_output_is_one_line(wav: Path) -> None:
+    command = [sys.executable, "-m", "serkit.edge", "listen", "--input", str(wav), "--json"]
+    with Path("/dev/full").open("w") as full:
+        child = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert child.returncode == 1
+    assert child.stderr == "serkit: the output cannot be written (No space left on device); free some space\n"
+
+
+def test_a_terminal_without_bars_shows_question_marks(wav: Path) -> None:
+    command = [sys.executable, "-m", "serkit.edge", "predict", str(wav)]
+    child = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True)
+    assert (child.returncode, child.stderr) == (0, b"")
+
+
+def test_options_that_do_not_apply_are_refused(wav: Path) -> None:
+    for options in (["--device", "1"], ["--raw-rate", "8000"], ["--raw-channels", "2"]):
+        result = run("listen", "--input", wav, *options)
+        assert result.exit_code == 2
+        assert "go with --input" in result.stderr or "goes with --input" in result.stderr
 
 
 def test_configuration_changes_the_decision(wav: Path, tmp_path: Path) -> None:
