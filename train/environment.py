@@ -38,23 +38,19 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the source tree, ``-dirty`` where it has changes, None outside a checkout."""
+    """The git commit of the source tree, ``-dirty`` where its code has changes, None outside our own checkout."""
     here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        subprocess.run(  # installed inside somebody else's repository, there is no commit of ours
-            ["git", "ls-files", "--error-unmatch", here.name],
-            cwd=here.parent,
-            capture_output=True,
-            timeout=10,
-            check=True,
-        )
-        run = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
-            cwd=here.parent, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        git("ls-files", "--error-unmatch", str(here))  # installed in somebody else's repository, no commit is ours
+        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return run.stdout.strip()
 
 
 def environment() -> dict[str, Any]:
