@@ -26,7 +26,7 @@ from serkit.train.corpora import CORPORA
 from serkit.train.environment import commit, versions
 from serkit.train.fit import learned_from, load_run
 from serkit.train.recipe import Recipe
-from serkit.train.scoring import window_utterances
+from serkit.train.scoring import keras_logits, window_utterances
 
 
 def convert_run(run: Path, format: str, output: Path, name: str | None = None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def convert_run(run: Path, format: str, output: Path, name: str | None = None) -
     info = _info(recipe, metrics, split, training, format, name or output.stem)
     info["calibration"] = reference.names("calibration") if format == "int8" else []
     info["parity"] = parity(
-        keras.saving.load_model(run / "model.keras", compile=False).predict_on_batch,
+        keras_logits(keras.saving.load_model(run / "model.keras", compile=False)),
         Engine(graph),
         window_utterances(reference.frames("validation"), recipe.frontend, recipe.window),
         reference.emotions("validation"),

@@ -47,7 +47,7 @@ def parity(
         ``utterance_label_agreement`` (fractions), ``uar_keras``, ``uar`` ``uar_change``, and what was measured.
     """
     inputs = windows.inputs
-    reference = np.concatenate([keras_logits(inputs[i : i + 64]) for i in range(0, len(inputs), 64)])
+    reference = keras_logits(inputs)
     converted = engine.batch_logits(inputs)
     p, q = softmax(reference, temperature), softmax(converted, temperature)
     pooled = [pool_utterances(probabilities, windows, len(emotions)) for probabilities in (p, q)]

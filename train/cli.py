@@ -28,7 +28,7 @@ data_option = click.option(
 
 def prepare_keras(backend: str | None = None) -> None:
     """Choose Keras' back end before Keras is imported, and keep TensorFlow's start-up lines off the screen."""
-    needs("train", "keras", "tensorflow", "sklearn", "matplotlib")
+    needs("train", "keras", "sklearn", "matplotlib")
     if backend:
         os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -18,7 +18,7 @@ from serkit.edge.errors import AudioError, CorpusError, SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
 from serkit.train.metrics import score
-from serkit.train.scoring import Logits, utterance_probabilities, window_utterances
+from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import check_unseen, make_split
 
 Array = npt.NDArray[np.float32]
@@ -105,12 +105,8 @@ def _run_source(run: Path) -> dict[str, Any]:
         "engine": keras.backend.backend(),
         "n_parameters": metrics["n_parameters"],
         "size_bytes": (run / "model.keras").stat().st_size,
-        "logits": _as_numpy(model),
+        "logits": keras_logits(model),
     }
-
-
-def _as_numpy(model: Any) -> Logits:
-    return lambda x: np.asarray(model.predict_on_batch(x), np.float32)
 
 
 def _model_source(model: str, engine: str) -> dict[str, Any]:

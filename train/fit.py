@@ -43,7 +43,7 @@ from serkit.train.environment import environment
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import fit_temperature, score
 from serkit.train.recipe import Recipe, TrainingSettings
-from serkit.train.scoring import utterance_probabilities, window_utterances
+from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, make_split, voices
 from serkit.train.zoo import SYSTEMS
 
@@ -241,11 +241,15 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
                 figures = model.train_on_batch(x, y, return_dict=True)  # of this batch alone
                 batches.append((len(x), float(figures["loss"]), float(figures["accuracy"])))
             sizes, losses, accuracies = np.array(batches).T
-            raw = [np.asarray(v) for v in model.trainable_variables]
+            raw = [np.array(v) for v in model.trainable_variables]
             if t.ema:
                 model.optimizer.finalize_variable_values(model.trainable_variables)
+                for (
+                    variable
+                ) in model.trainable_variables:  # JAX would share one buffer with the optimizer, then free it
+                    variable.assign(np.array(variable))
             probabilities = utterance_probabilities(
-                model.predict_on_batch, validation, len(sides["validation"].utterances)
+                keras_logits(model), validation, len(sides["validation"].utterances)
             )
             figures = score(sides["validation"].utterances, probabilities, recipe.labels)
             if figures[t.monitor] > run.state["best_score"]:
@@ -346,9 +350,7 @@ def _report(
     }
     validation = sides["validation"]
     windows = window_utterances(validation.frames, recipe.frontend, recipe.window)
-    logits = np.concatenate(
-        [model.predict_on_batch(windows.inputs[i : i + 64]) for i in range(0, len(windows.inputs), 64)]
-    )
+    logits = keras_logits(model)(windows.inputs)
     truth = np.array([recipe.labels.index(validation.utterances[i].emotion) for i in windows.owner])
     metrics["temperature"] = fit_temperature(logits, truth)
     # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
@@ -356,7 +358,7 @@ def _report(
     for side in scored:
         windows = window_utterances(sides[side].frames, recipe.frontend, recipe.window)
         probabilities = utterance_probabilities(
-            model.predict_on_batch, windows, len(sides[side].utterances), metrics["temperature"]
+            keras_logits(model), windows, len(sides[side].utterances), metrics["temperature"]
         )
         metrics[side] = {
             corpus: score([sides[side].utterances[i] for i in rows], probabilities[rows], recipe.labels)

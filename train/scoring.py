@@ -16,6 +16,11 @@ from serkit.edge.window import WindowSettings, cut_windows, normalise, pool_wind
 Logits = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
+def keras_logits(model: Any) -> Logits:
+    """A Keras model as a function of numpy windows, on any back end."""
+    return lambda x: np.asarray(model.predict(x, batch_size=64, verbose=0), np.float32)
+
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of many utterances, ready for a model.
@@ -52,7 +57,7 @@ def window_utterances(
 
 
 def utterance_probabilities(
-    logits: Logits, windows: Windows, n_utterances: int, temperature: float = 1.0, batch_size: int = 64
+    logits: Logits, windows: Windows, n_utterances: int, temperature: float = 1.0, batch_size: int = 1024
 ) -> npt.NDArray[np.float64]:
     """Probabilities ``(n_utterances, n_labels)``, pooled over windows as on the device."""
     scored = [
