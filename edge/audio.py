@@ -18,7 +18,8 @@ import queue
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -350,3 +351,12 @@ def read_audio(path: str | Path, sample_rate: int) -> Array:
     """A whole file as mono float32 ``(n_samples,)`` at ``sample_rate``: the blocks of `FileSource`, joined."""
     with FileSource(path, sample_rate) as source:
         return np.concatenate([np.empty(0, np.float32), *source])
+
+
+def paced(blocks: Iterable[Array], sample_rate: int) -> Iterator[Array]:
+    """Hand blocks out no faster than they were spoken."""
+    started, n_samples = time.monotonic(), 0
+    for block in blocks:
+        n_samples += len(block)
+        time.sleep(max(0.0, started + n_samples / sample_rate - time.monotonic()))
+        yield block

@@ -7,8 +7,7 @@ import importlib.util
 import io
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -273,6 +272,7 @@ def _listen(
     title: str,
 ) -> None:
     from serkit.edge import stream
+    from serkit.edge.audio import paced
     from serkit.edge.events import to_json
 
     recognizer = stream.Recognizer(bundle, engine, threads)
@@ -280,8 +280,8 @@ def _listen(
         source = stack.enter_context(open_source())
         blocks: Iterable[Any] = source
         if speed == "realtime" and title:
-            blocks = _paced(source, bundle.frontend.sample_rate)
-        events = _with_notices(stream.listen(recognizer, blocks, settings), source, bundle.name)
+            blocks = paced(source, bundle.frontend.sample_rate)
+        events = stream.with_notices(stream.listen(recognizer, blocks, settings), source, bundle.name)
         if as_json:
             for event in events:
                 click.echo(to_json(event))
@@ -289,33 +289,6 @@ def _listen(
         from serkit.edge.terminal import show_events
 
         show_events(events, bundle, recognizer.engine.name, title or "microphone or standard input")
-
-
-def _with_notices(events: Iterable[Any], source: Any, model: str) -> Iterator[Any]:
-    """The events, with a ``status`` event wherever the source lost audio."""
-    from serkit.edge.events import Event
-
-    for event in events:
-        if (message := source.notice()) is not None:
-            yield Event(
-                time_s=event.time_s,
-                kind="status",
-                emotion=None,
-                confidence=None,
-                probabilities=None,
-                model=model,
-                message=message,
-            )
-        yield event
-
-
-def _paced(blocks: Iterable[Any], sample_rate: int) -> Iterator[Any]:
-    """Hand blocks out no faster than they were spoken."""
-    started, n_samples = time.monotonic(), 0
-    for block in blocks:
-        n_samples += len(block)
-        time.sleep(max(0.0, started + n_samples / sample_rate - time.monotonic()))
-        yield block
 
 
 @main.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from serkit.edge.audio import FileSource
+from serkit.edge.audio import FileSource, Source
 from serkit.edge.bundle import Bundle
 from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.engine import Engine
@@ -161,3 +161,19 @@ def listen(
     if window is None:
         f = recognizer.bundle.frontend
         raise AudioError(f"the stream ended before {f.win_length / f.sample_rate:g} s of audio; nothing could be heard")
+
+
+def with_notices(events: Iterable[Event], source: Source, model: str) -> Iterator[Event]:
+    """The events, with a ``status`` event wherever the source lost audio."""
+    for event in events:
+        if (message := source.notice()) is not None:
+            yield Event(
+                time_s=event.time_s,
+                kind="status",
+                emotion=None,
+                confidence=None,
+                probabilities=None,
+                model=model,
+                message=message,
+            )
+        yield event

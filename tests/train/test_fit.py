@@ -11,9 +11,10 @@ import pytest
 from serkit.edge.errors import CorpusError, SerkitError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.train.corpora import read_corpus
+from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.evaluate import evaluate
 from serkit.train.features import load_features
-from serkit.train.fit import Epochs, learning_rate, load_run, split_for, train
+from serkit.train.fit import load_run, split_for, train
 from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
 
 pytestmark = pytest.mark.slow

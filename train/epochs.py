@@ -1,0 +1,76 @@
+"""What one epoch shows the model, and at what learning rate: decided by recipe, seed and epoch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.window import normalise
+from serkit.train.augment import random_window
+from serkit.train.features import FeatureSet
+from serkit.train.recipe import Recipe, TrainingSettings
+
+Array = npt.NDArray[np.float32]
+
+
+class Epochs:
+    """Batches of one epoch: which utterances, in what order, cut and augmented how, all decided by seed and epoch."""
+
+    def __init__(self, recipe: Recipe, data: FeatureSet) -> None:
+        self.recipe = recipe
+        self.data = data
+        self._label = np.array([recipe.labels.index(u.emotion) for u in data.utterances])
+        self._rows = {
+            corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in recipe.corpora
+        }
+
+    def order(self, epoch: int) -> npt.NDArray[np.intp]:
+        """Rows of this epoch: of each corpus its share, over the epochs every row equally often, shuffled."""
+        chosen = []
+        for corpus, rows in self._rows.items():
+            n = round(len(rows) * self.recipe.corpora[corpus])
+            rounds, start = divmod(epoch * n, max(1, len(rows)))
+            seed = self.recipe.training.seed
+            cycle = np.concatenate([np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)])
+            chosen.append(cycle[start : start + n])
+        return np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
+
+    def batches(self, epoch: int) -> Iterator[tuple[Array, Array]]:
+        """Inputs ``(n, n_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""
+        t, order = self.recipe.training, self.order(epoch)
+        starts = range(0, len(order), t.batch_size)
+        with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while this one trains
+            waiting = ahead.submit(self._batch, epoch, 0, order[: t.batch_size])
+            for start in starts:
+                ready = waiting.result()
+                if start + t.batch_size < len(order):
+                    rows = order[start + t.batch_size : start + 2 * t.batch_size]
+                    waiting = ahead.submit(self._batch, epoch, start + t.batch_size, rows)
+                yield ready
+
+    def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+        r = self.recipe
+        windows = [
+            random_window(
+                self.data.frames[row].astype(np.float32),
+                r.window.n_frames,
+                r.augment,
+                r.frontend,
+                np.random.default_rng([r.training.seed, epoch, position]),
+            )
+            for position, row in enumerate(rows, start)
+        ]
+        n_labels, smoothing = len(r.labels), r.training.label_smoothing
+        targets = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
+        return normalise(np.stack(windows), r.window), targets * (1 - smoothing) + np.float32(smoothing / n_labels)
+
+
+def learning_rate(settings: TrainingSettings, epoch: int) -> float:
+    """Of one epoch, from 0."""
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    progress = epoch / max(1, settings.epochs - 1)
+    return settings.learning_rate * (0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * progress))))
