@@ -24,8 +24,8 @@ from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.signature import sign, signing_key
 from serkit.train.corpora import CORPORA
 from serkit.train.environment import commit, versions
-from serkit.train.fit import learned_from, load_run
 from serkit.train.recipe import Recipe
+from serkit.train.runs import learned_from, load_run
 from serkit.train.scoring import keras_logits, window_utterances
 
 
@@ -55,7 +55,7 @@ def convert_run(run: Path, format: str, output: Path, name: str | None = None) -
     recipe, metrics, split = load_run(run)
     reference = _Reference(run)
     windows = reference.windows("calibration", recipe)
-    graph = export(run, format, windows)
+    graph = export(run, [format], windows)[format]
     training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     info = _info(recipe, metrics, split, training, format, name or output.stem)
     info["calibration"] = reference.names("calibration") if format == "int8" else []

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,45 +30,46 @@ FORMATS = {
 }
 
 
-def export(run: Path, format: str, calibration: npt.NDArray[np.float32]) -> bytes:
+def export(run: Path, formats: Sequence[str], calibration: npt.NDArray[np.float32]) -> dict[str, bytes]:
     """Convert a run's model.
 
     Args:
         run: A finished run folder.
-        format: Key of `FORMATS`.
+        formats: Keys of `FORMATS`.
         calibration: Normalised windows ``(n, n_frames, n_features)`` that show int8 the range of every activation.
 
     Returns:
-        The TFLite flatbuffer.
+        The TFLite flatbuffer of each format.
 
     Raises:
         SettingsError: Unknown format.
         ModelError: The converter refused or crashed.
     """
-    if format not in FORMATS:
-        raise SettingsError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise SettingsError(f"no format {unknown[0]!r}; choose one of {', '.join(FORMATS)}")
+    what = " and ".join(formats)
     with tempfile.TemporaryDirectory() as folder:
-        windows, out = Path(folder) / "calibration.npy", Path(folder) / "model.tflite"
-        np.save(windows, calibration)
-        command = [sys.executable, "-m", "serkit.convert.export", str(run), format, str(windows), str(out)]
+        np.save(Path(folder) / "calibration.npy", calibration)
+        command = [sys.executable, "-m", "serkit.convert.export", str(run), folder, *formats]
         quiet = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         child = subprocess.run(command, env=os.environ | quiet, capture_output=True, text=True)
         if child.returncode < 0:
             name = signal.Signals(-child.returncode).name
-            raise ModelError(f"{run}: the TFLite converter crashed ({name}) on {format}; another format may do")
+            raise ModelError(f"{run}: the TFLite converter crashed ({name}) on {what}; another format may do")
         if child.returncode:
             lines = child.stderr.strip().splitlines() or ["no message"]
-            raise ModelError(f"{run}: the TFLite converter refused {format}: {lines[-1]}")
-        return out.read_bytes()
+            raise ModelError(f"{run}: the TFLite converter refused {what}: {lines[-1]}")
+        return {format: (Path(folder) / f"{format}.tflite").read_bytes() for format in formats}
 
 
-def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
-    """The child: load, write the recurrence out, freeze, convert."""
+def _convert(run: Path, folder: Path, formats: Sequence[str]) -> None:
+    """The child: load, write the recurrence out, freeze, convert into ``folder``."""
     import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from serkit.train.fit import build_system, load_run
+    from serkit.train.fit import build_system
+    from serkit.train.runs import load_run
 
     recipe, _, _ = load_run(run)
     trained = keras.saving.load_model(run / "model.keras", compile=False)
@@ -79,19 +81,20 @@ def _convert(run: Path, format: str, windows: Path, out: Path) -> None:
         input_signature=[tf.TensorSpec((1, *shape), tf.float32, name="log_mel")],
     )
     frozen = convert_variables_to_constants_v2(function.get_concrete_function())
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
-    converter._experimental_disable_per_channel_quantization_for_dense_layers = True
-    if format != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if format == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if format == "int8":
-        calibration = np.load(windows)
-        converter.representative_dataset = lambda: ([w[None]] for w in calibration)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    out.write_bytes(converter.convert())
+    for format in formats:
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+        if format != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if format == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if format == "int8":
+            calibration = np.load(folder / "calibration.npy")
+            converter.representative_dataset = lambda windows=calibration: ([w[None]] for w in windows)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        (folder / f"{format}.tflite").write_bytes(converter.convert())
 
 
 if __name__ == "__main__":
-    _convert(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    _convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -44,7 +44,8 @@ class FrontendSettings:
         n_mels: Mel bands.
         fmin: Lower edge of the first band, Hz.
         fmax: Upper edge of the last band, Hz.
-        mel_scale: ``htk`` (2595 log10(1 + f/700)) or ``slaney`` (linear below 1 kHz, log above; Auditory Toolbox).
+        mel_scale: ``htk`` (2595 log10(1 + f/700)), ``slaney`` (linear below 1 kHz, log above; Auditory Toolbox), or
+            ``linear`` (bands evenly spaced in Hz: a spectrogram image).
         mel_norm: ``none``: triangles of height 1; ``slaney``: triangles of area 1.
         mel_edges: ``exact`` frequencies, or ``binned`` to FFT bins as python_speech_features does.
         power_scale: ``none``: |X|^2; ``n_fft``: |X|^2 / n_fft.
@@ -71,7 +72,7 @@ class FrontendSettings:
     n_mels: int = 128
     fmin: float = 0.0
     fmax: float = 8000.0
-    mel_scale: Literal["htk", "slaney"] = "htk"
+    mel_scale: Literal["htk", "slaney", "linear"] = "htk"
     mel_norm: Literal["none", "slaney"] = "none"
     mel_edges: Literal["exact", "binned"] = "exact"
     power_scale: Literal["none", "n_fft"] = "none"
@@ -87,7 +88,7 @@ class FrontendSettings:
             "kind": ("log_mel", "mfcc"),
             "window": ("hamming", "hann", "rectangular"),
             "padding": ("none", "end", "center"),
-            "mel_scale": ("htk", "slaney"),
+            "mel_scale": ("htk", "slaney", "linear"),
             "mel_norm": ("none", "slaney"),
             "mel_edges": ("exact", "binned"),
             "power_scale": ("none", "n_fft"),

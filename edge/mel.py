@@ -14,12 +14,14 @@ Array = npt.NDArray[np.float32]
 
 
 def hz_to_mel(hz: npt.ArrayLike, scale: str = "htk") -> npt.NDArray[np.float64]:
-    """Frequencies in Hz to mel: HTK's formula (O'Shaughnessy 1987) or Slaney's (Auditory Toolbox 1998).
+    """Frequencies in Hz to mel: HTK's formula (O'Shaughnessy 1987), Slaney's (Auditory Toolbox 1998), or Hz itself.
 
     >>> float(hz_to_mel(1000.0, "slaney"))
     15.0
     """
     f = np.asarray(hz, np.float64)
+    if scale == "linear":
+        return f
     if scale == "htk":
         return 2595.0 * np.log10(1.0 + f / 700.0)
     return np.where(f < 1000.0, f * 3 / 200, 15.0 + np.log(np.maximum(f, 1e-9) / 1000.0) * 27 / np.log(6.4))
@@ -28,6 +30,8 @@ def hz_to_mel(hz: npt.ArrayLike, scale: str = "htk") -> npt.NDArray[np.float64]:
 def mel_to_hz(mel: npt.ArrayLike, scale: str = "htk") -> npt.NDArray[np.float64]:
     """The inverse of `hz_to_mel`."""
     m = np.asarray(mel, np.float64)
+    if scale == "linear":
+        return m
     if scale == "htk":
         return 700.0 * (10.0 ** (m / 2595.0) - 1.0)
     return np.where(m < 15.0, m * 200 / 3, 1000.0 * np.exp((m - 15.0) * np.log(6.4) / 27))

@@ -43,7 +43,8 @@ def prepare_keras(backend: str | None = None) -> None:
 @click.command()
 @click.argument("recipe")
 @data_option
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-PROTOCOL-FOLD-SEED by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-CORPORA-PROTOCOL-FOLD-SEED.")
+@click.option("--corpus", help="Train on this one, with its emotions, instead of the recipe's.")
 @click.option("--protocol", type=_PROTOCOLS, help="Instead of the recipe's.")
 @click.option("--fold", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
@@ -58,6 +59,7 @@ def train(
     recipe: str,
     data: Path,
     out: Path | None,
+    corpus: str | None,
     protocol: str | None,
     fold: int | None,
     seed: int | None,
@@ -77,14 +79,16 @@ def train(
     prepare_keras(backend)
     from serkit.train.fit import train as run
     from serkit.train.recipe import override, read_recipe
+    from serkit.train.runs import run_name
 
     chosen = override(
         read_recipe(recipe),
+        corpus=corpus,
         split={"protocol": protocol, "fold": fold},
         training={"seed": seed, "epochs": epochs},
     )
     s = chosen.split
-    out = out or Path("runs") / f"{chosen.name}-{s.protocol}-{s.fold}-{chosen.training.seed}"
+    out = out or Path("runs") / run_name(chosen)
     metrics = run(chosen, data, out)
     if as_json:
         click.echo(json.dumps({"schema": 1, "run": str(out), **metrics}))
@@ -135,7 +139,7 @@ def evaluate(
     \b
     Examples:
       serkit evaluate --model default --corpus ravdess --protocol ship-test --data ~/corpora
-      serkit evaluate runs/r1-random-0-0 --corpus ravdess --protocol random --data ~/corpora
+      serkit evaluate runs/r1-ravdess-random-0-0 --corpus ravdess --protocol random --data ~/corpora
     """
     if (run is None) == (model is None):
         raise click.UsageError("give either a run folder or --model")

@@ -19,7 +19,7 @@ from serkit.edge.frontend import FrontendSettings, features
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
 from serkit.train.metrics import score
 from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
-from serkit.train.splits import check_unseen, make_split
+from serkit.train.splits import check_unseen, make_split, n_folds
 
 Array = npt.NDArray[np.float32]
 
@@ -59,7 +59,14 @@ def evaluate(
     if not utterances:
         raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
     s = source["split"]
-    split = make_split(utterances, protocol, fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
+    split = make_split(
+        utterances,
+        protocol,
+        fold=s["fold"] if protocol.startswith("random") else s["fold"] % n_folds(utterances, protocol),
+        seed=s["seed"],
+        validation_share=s["validation_share"],
+        needed=("test",),
+    )
     learned = source["learned_from"]
     check_unseen(split, learned["utterances"], learned["voices"])
     noises = None if noise is None else _Noises(noise, source["frontend"].sample_rate)
@@ -87,7 +94,7 @@ def evaluate(
 def _run_source(run: Path) -> dict[str, Any]:
     import keras
 
-    from serkit.train.fit import learned_from, load_run
+    from serkit.train.runs import learned_from, load_run
 
     recipe, metrics, split = load_run(run)
     model = keras.saving.load_model(run / "model.keras", compile=False)

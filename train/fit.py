@@ -1,38 +1,19 @@
-"""Train one recipe: windows drawn afresh every epoch, the epoch picked on validation speakers, resumed if interrupted.
-
-A run is a folder:
-
-=================== ==================================================================================
-file                what
-=================== ==================================================================================
-config.json         the whole recipe
-split.json          which recordings trained, validated and tested
-history.jsonl       one line per epoch
-model.keras         the chosen weights
-metrics.json        figures of validation and, but for ``ship-test``, test; calibration temperature
-reference.npz       features of pinned training utterances (to calibrate int8) and of the validation side (parity)
-confusion.json/.png confusion on the test side (of ``ship-test``: validation)
-history.png         loss and validation score over the epochs
-environment.json    machine, versions, seed, duration
-=================== ==================================================================================
-"""
+"""Train one recipe: windows drawn afresh every epoch, the epoch picked on validation speakers, resumed."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serkit.edge.errors import SerkitError, SettingsError
-from serkit.edge.settings import build
+from serkit.edge.errors import SettingsError
 from serkit.train import plots
 from serkit.train.corpora import read_corpus
 from serkit.train.environment import environment
@@ -40,18 +21,10 @@ from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import fit_temperature, score
 from serkit.train.recipe import Recipe
-from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
+from serkit.train.runs import RunState, open_run, save_reference, write_json
+from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, make_split, voices
 from serkit.train.zoo import SYSTEMS
-
-Array = npt.NDArray[np.float32]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def split_for(recipe: Recipe, data: Path) -> Split:
@@ -61,45 +34,27 @@ def split_for(recipe: Recipe, data: Path) -> Split:
     return make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
 
 
-class _Run:
-    """The run folder and what an interrupted training needs to go on: one state file that names its checkpoint."""
+def load_sides(split: Split, recipe: Recipe, data: Path, out: Path, cache: Path | None) -> dict[str, FeatureSet]:
+    """Features of the three sides; what is on them is written to ``split.json``, or compared with it.
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self.state_path = out / "state.json"
-        self.state: dict[str, Any] = {"epoch": 0, "best_score": -1.0, "best_epoch": -1, "seconds": 0.0}
-        if self.state_path.exists():
-            self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
-
-    def save(self, model: Any) -> None:
-        """Keep a checkpoint of an epoch that is done; what an interruption leaves of the next one is ignored."""
-        name = f"checkpoint-{self.state['epoch']}.keras"
-        model.save(self.out / name)
-        previous = self.state.get("checkpoint")
-        self.state["checkpoint"] = name
-        write_json(self.state_path, self.state)
-        if previous and previous != name:
-            (self.out / previous).unlink(missing_ok=True)
-
-    def save_best(self, model: Any) -> None:
-        """Keep the chosen weights of this epoch; the state that `save` writes names them."""
-        self.state["best_weights"] = f"best-{self.state['best_epoch']}.weights.h5"
-        model.save_weights(self.out / self.state["best_weights"])
-
-    def tidy(self) -> None:
-        """Remove what no state names: older best weights, and lines of epochs that were not completed."""
-        for path in self.out.glob("best-*.weights.h5"):
-            if path.name != self.state.get("best_weights"):
-                path.unlink()
-        history = self.out / "history.jsonl"
-        if history.exists():
-            lines = history.read_text(encoding="utf-8").splitlines(keepends=True)[: self.state["epoch"]]
-            history.write_text("".join(lines), encoding="utf-8")
-
-    def finish(self) -> None:
-        (self.out / self.state.pop("checkpoint", "none")).unlink(missing_ok=True)
-        self.state["finished"] = True
-        write_json(self.state_path, self.state)
+    Raises:
+        SettingsError: Nobody validates, or the run in ``out`` began with other recordings.
+    """
+    everything = load_features([*split.train, *split.validation, *split.test], recipe.frontend, cache)
+    sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
+    if not sides["validation"].utterances:
+        raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")
+    listed = {
+        s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()
+    }
+    path = out / "split.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != listed:
+        raise SettingsError(
+            f"{out}: its split was drawn from other recordings than {data} holds now; restore them, or start anew with "
+            "another --out"
+        )
+    write_json(path, listed)
+    return sides
 
 
 def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> dict[str, Any]:
@@ -108,7 +63,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     Args:
         recipe: What to train.
         data: Folder that holds the corpora.
-        out: The run folder; made if missing.
+        out: The run folder, see `serkit.train.runs`; made if missing.
         cache: Where features are kept; `serkit.train.features.default_cache` by default.
 
     Returns:
@@ -118,55 +73,66 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         SettingsError: ``out`` holds a run of another recipe, or the recipe's system does not exist.
         CorpusError: A corpus is missing.
     """
-    import keras
-
     console = Console(stderr=True)
-    config = json.loads(json.dumps(recipe.to_dict()))
-    config_path = out / "config.json"
-    if config_path.exists() and json.loads(config_path.read_text(encoding="utf-8")) != config:
-        raise SettingsError(f"{out} holds a run of another recipe; choose another --out, or delete it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(config_path, config)
-    except OSError as error:
-        raise SettingsError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    run = _Run(out)
+    run = open_run(recipe, out)
     if run.state.get("finished"):
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
-
-    split = split_for(recipe, data)
-    everything = load_features([*split.train, *split.validation, *split.test], recipe.frontend, cache)
-    sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
-    if not sides["validation"].utterances:
-        raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")
-    listed = {
-        s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()
-    }
-    split_path = out / "split.json"
-    if split_path.exists() and json.loads(split_path.read_text(encoding="utf-8")) != listed:
-        raise SettingsError(
-            f"{out}: its split was drawn from other recordings than {data} holds now; restore them, or start anew with "
-            "another --out"
-        )
-    write_json(split_path, listed)
+    model = _model(recipe, run)
+    sides = load_sides(split_for(recipe, data), recipe, data, out, cache)
     if "environment" not in run.state:
         run.state["environment"] = environment()
     run.tidy()
-
-    model = _model(recipe, run)
-    epochs = Epochs(recipe, sides["train"])
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
-    t = recipe.training
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("training", total=t.epochs, completed=run.state["epoch"])
+    if SYSTEMS[recipe.system].fit is None:
+        _descend(recipe, model, sides, validation, run, console)
+    else:
+        _fit_at_once(recipe, model, sides, validation, run)
+    return report(recipe, model, sides, run)
+
+
+def _validation_figures(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> dict[str, Any]:
+    probabilities = utterance_probabilities(keras_logits(model), windows, len(side.utterances))
+    return score(side.utterances, probabilities, recipe.labels)
+
+
+def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
+    """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
+    fit = SYSTEMS[recipe.system].fit
+    assert fit is not None
+    started = time.monotonic()
+    train_side, t = sides["train"], recipe.training
+    windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
+    truth = np.array([recipe.labels.index(train_side.utterances[i].emotion) for i in windows.owner])
+
+    def validation_score() -> float:
+        return float(_validation_figures(recipe, model, sides["validation"], validation)[t.monitor])
+
+    run.state["fit"] = fit(model, windows.inputs, truth, validation_score, t.seed)
+    run.state.update(epoch=1, best_epoch=0, best_score=run.state["fit"]["score"], seconds=time.monotonic() - started)
+
+
+@contextmanager
+def _progress(console: Console, total: int, completed: int) -> Iterator[Any]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("training", total=total, completed=completed)
+
+        def show(epoch: int, words: str) -> None:
+            progress.update(task, completed=epoch, description=words)
+            if not console.is_terminal:
+                console.print(f"epoch {epoch}/{total}  {words}", highlight=False)
+
+        yield show
+
+
+def _descend(
+    recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState, console: Console
+) -> None:
+    """Gradient descent, an epoch at a time, each one scored on the validation side and kept as a checkpoint."""
+    t, out = recipe.training, run.out
+    epochs = Epochs(recipe, sides["train"])
+    with _progress(console, t.epochs, run.state["epoch"]) as show:
         for epoch in range(run.state["epoch"], t.epochs):
             if t.patience and epoch - run.state["best_epoch"] > t.patience:
                 break
@@ -181,14 +147,9 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             raw = [np.array(v) for v in model.trainable_variables]
             if t.ema:
                 model.optimizer.finalize_variable_values(model.trainable_variables)
-                for (
-                    variable
-                ) in model.trainable_variables:  # JAX would share one buffer with the optimizer, then free it
+                for variable in model.trainable_variables:  # JAX would free a buffer shared with the optimizer
                     variable.assign(np.array(variable))
-            probabilities = utterance_probabilities(
-                keras_logits(model), validation, len(sides["validation"].utterances)
-            )
-            figures = score(sides["validation"].utterances, probabilities, recipe.labels)
+            figures = _validation_figures(recipe, model, sides["validation"], validation)
             if figures[t.monitor] > run.state["best_score"]:
                 run.state.update(best_score=figures[t.monitor], best_epoch=epoch)
                 run.save_best(model)
@@ -206,19 +167,16 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
                 history.write(json.dumps(line) + "\n")
             run.state.update(epoch=epoch + 1, seconds=run.state["seconds"] + line["seconds"])
             run.save(model)
-            words = (
+            show(
+                epoch + 1,
                 f"loss {line['loss']:.3f}  validation UAR {line['validation_uar']:.3f} "
-                f"(best {t.monitor} {run.state['best_score']:.3f})"
+                f"(best {t.monitor} {run.state['best_score']:.3f})",
             )
-            progress.update(task, completed=epoch + 1, description=words)
-            if not console.is_terminal:
-                console.print(f"epoch {epoch + 1}/{t.epochs}  {words}", highlight=False)
     run.tidy()
     model.load_weights(out / run.state["best_weights"])
-    return _report(recipe, model, sides, out, run, keras.backend.backend())
 
 
-def _model(recipe: Recipe, run: _Run) -> Any:
+def _model(recipe: Recipe, run: RunState) -> Any:
     """The compiled model, as the last checkpoint left it where there is one."""
     import keras
 
@@ -266,16 +224,20 @@ def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
         raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
     shape = (recipe.window.n_frames, recipe.frontend.n_features)
     try:
-        return SYSTEMS[recipe.system](*shape, len(recipe.labels), unroll=unroll, **recipe.model)
+        return SYSTEMS[recipe.system].build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
 
 
-def _report(
-    recipe: Recipe, model: Any, sides: dict[str, FeatureSet], out: Path, run: _Run, backend: str
-) -> dict[str, Any]:
-    """Score the chosen weights and write everything a run leaves behind."""
-    t = recipe.training
+def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunState) -> dict[str, Any]:
+    """Score the chosen weights and write everything a run leaves behind.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    import keras
+
+    t, out = recipe.training, run.out
     metrics: dict[str, Any] = {
         "system": recipe.system,
         "protocol": recipe.split.protocol,
@@ -285,6 +247,8 @@ def _report(
         "best_epoch": run.state["best_epoch"],
         "epochs": run.state["epoch"],
     }
+    if "fit" in run.state:
+        metrics["fit"] = run.state["fit"]
     validation = sides["validation"]
     windows = window_utterances(validation.frames, recipe.frontend, recipe.window)
     logits = keras_logits(model)(windows.inputs)
@@ -292,70 +256,39 @@ def _report(
     metrics["temperature"] = fit_temperature(logits, truth)
     # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
     scored = ("validation",) if recipe.split.protocol == "ship-test" else ("validation", "test")
+    predictions: dict[str, Any] = {"labels": list(recipe.labels)}
     for side in scored:
+        utterances = sides[side].utterances
         windows = window_utterances(sides[side].frames, recipe.frontend, recipe.window)
-        probabilities = utterance_probabilities(
-            keras_logits(model), windows, len(sides[side].utterances), metrics["temperature"]
-        )
+        pair = [
+            utterance_probabilities(keras_logits(model), windows, len(utterances), temperature)
+            for temperature in (1.0, metrics["temperature"])
+        ]
         metrics[side] = {
-            corpus: score([sides[side].utterances[i] for i in rows], probabilities[rows], recipe.labels)
+            corpus: score([utterances[i] for i in rows], pair[1][rows], recipe.labels)
             for corpus in recipe.corpora
-            if (rows := [i for i, u in enumerate(sides[side].utterances) if u.corpus == corpus])
+            if (rows := [i for i, u in enumerate(utterances) if u.corpus == corpus])
         }
+        predictions[side] = [
+            {
+                "utterance": u.key, "voice": u.voice, "sex": u.sex, "emotion": u.emotion,
+                "uncalibrated": np.round(before, 5).tolist(), "probabilities": np.round(after, 5).tolist(),
+            }
+            for u, before, after in zip(utterances, *pair, strict=True)
+        ]  # fmt: skip
     metrics["refused"] = list(validation.refused)
     bare = build_system(recipe)  # without the optimizer, which is twice the size of the weights
     bare.set_weights(model.get_weights())
     bare.save(out / "model.keras")
-    _save_reference(recipe, sides, out)
+    save_reference(recipe, sides, out)
     confusions = {corpus: figures["confusion"] for corpus, figures in metrics[scored[-1]].items()}
     write_json(out / "confusion.json", confusions)
+    write_json(out / "predictions.json", predictions)
     write_json(out / "metrics.json", metrics)
-    write_json(
-        out / "environment.json",
-        run.state["environment"] | {"backend": backend, "seed": t.seed, "seconds": round(run.state["seconds"], 1)},
-    )
+    about = {"backend": keras.backend.backend(), "seed": t.seed, "seconds": round(run.state["seconds"], 1)}
+    write_json(out / "environment.json", run.state["environment"] | about)
     plots.confusion(confusions, out / "confusion.png")
-    plots.history(out / "history.jsonl", out / "history.png")
+    if (out / "history.jsonl").exists():
+        plots.history(out / "history.jsonl", out / "history.png")
     run.finish()
     return metrics
-
-
-N_CALIBRATION = 160
-
-
-def _save_reference(recipe: Recipe, sides: dict[str, FeatureSet], out: Path) -> None:
-    """Keep what conversion needs, so that it needs no corpus: which utterances is decided by their names alone."""
-    train = sides["train"]
-    by_label: dict[str, list[int]] = {label: [] for label in recipe.labels}
-    for row in sorted(range(len(train.utterances)), key=lambda i: zlib.crc32(train.utterances[i].key.encode())):
-        by_label[train.utterances[row].emotion].append(row)
-    pinned = [row for rows in by_label.values() for row in rows[: N_CALIBRATION // len(recipe.labels)]]
-    arrays: dict[str, Any] = {}
-    for side, rows in (("calibration", pinned), ("validation", range(len(sides["validation"].utterances)))):
-        data = train if side == "calibration" else sides[side]
-        arrays[f"{side}_names"] = np.array([data.utterances[i].key for i in rows], dtype=str)
-        arrays[f"{side}_emotions"] = np.array([data.utterances[i].emotion for i in rows], dtype=str)
-        arrays[f"{side}_lengths"] = np.array([len(data.frames[i]) for i in rows], np.int64)
-        arrays[f"{side}_frames"] = np.concatenate([data.frames[i] for i in rows])
-    np.savez(out / "reference.npz", **arrays)
-
-
-def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, list[str]]]]:
-    """The recipe, metrics and split of a finished run.
-
-    Raises:
-        SerkitError: Not a run folder, or not finished.
-    """
-    try:
-        config, metrics, split = (
-            json.loads((out / name).read_text(encoding="utf-8"))
-            for name in ("config.json", "metrics.json", "split.json")
-        )
-    except (OSError, json.JSONDecodeError) as error:
-        raise SerkitError(f"{out}: not a finished run ({error}); `serkit train RECIPE --out {out}` makes one") from None
-    return build(Recipe, config, str(out)), metrics, split
-
-
-def learned_from(split: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
-    """Utterances and voices that trained a run or chose its epoch and temperature."""
-    return {what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from serkit.edge.errors import SettingsError
+
 #: Every emotion a corpus here knows. RAVDESS's eight come first, in RAVDESS's order.
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised", "boredom")
 
@@ -43,3 +45,19 @@ CODES = MappingProxyType(
         },
     }
 )
+
+
+def labels_of(corpus: str) -> tuple[str, ...]:
+    """The emotions of one corpus, in the order of `EMOTIONS`.
+
+    Raises:
+        SettingsError: There is no such corpus.
+
+    >>> labels_of("emodb")
+    ('neutral', 'happy', 'sad', 'angry', 'fearful', 'disgust', 'boredom')
+    """
+    if corpus == "ravdess-song":  # sung: no disgust, no surprise
+        return EMOTIONS[:6]
+    if corpus not in CODES:
+        raise SettingsError(f"no corpus {corpus!r}; choose from ravdess, ravdess-song, {', '.join([*CODES][1:])}")
+    return tuple(e for e in EMOTIONS if e in CODES[corpus].values())

@@ -12,7 +12,7 @@ from serkit.edge.settings import build, read_toml
 from serkit.edge.window import WindowSettings
 from serkit.train.augment import AugmentSettings
 from serkit.train.corpora import CORPORA
-from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS
+from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS, labels_of
 from serkit.train.splits import PROTOCOLS
 
 
@@ -127,7 +127,8 @@ class Recipe:
 
 def bundled_recipes() -> dict[str, Path]:
     """The recipes that come with serkit, by name."""
-    return {p.stem: p for p in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}
+    files = (Path(__file__).parent / "recipes").glob("*.toml")
+    return {p.stem: p for p in sorted(files, key=lambda p: p.stem)}
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -143,8 +144,23 @@ def read_recipe(path: str | Path) -> Recipe:
     return build(Recipe, {"name": file.stem} | read_toml(file, "recipe"), f"recipe {path}")
 
 
-def override(recipe: Recipe, *, split: dict[str, Any] | None = None, training: dict[str, Any] | None = None) -> Recipe:
-    """The recipe with some settings replaced; None values leave the recipe's own."""
+def override(
+    recipe: Recipe,
+    *,
+    corpus: str | None = None,
+    split: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> Recipe:
+    """The recipe with some settings replaced; None values leave the recipe's own.
+
+    Args:
+        recipe: What to change.
+        corpus: Train on this corpus alone, with its emotions as labels.
+        split: Fields of `SplitSettings`.
+        training: Fields of `TrainingSettings`.
+    """
+    if corpus is not None:
+        recipe = replace(recipe, corpora={corpus: 1.0}, labels=labels_of(corpus))
     split = {k: v for k, v in (split or {}).items() if v is not None}
     training = {k: v for k, v in (training or {}).items() if v is not None}
     return replace(recipe, split=replace(recipe.split, **split), training=replace(recipe.training, **training))

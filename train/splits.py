@@ -51,7 +51,7 @@ FOLDS: dict[str, tuple[frozenset[str], ...]] = {
 #: Recordings that are byte for byte another one: in a random split both are on one side.
 COPIES = {"ravdess/03-01-03-01-02-02-07": "ravdess/03-01-03-01-02-01-07"}
 
-PROTOCOLS = ("ship-test", "speaker-independent", "random", "random-75-25")
+PROTOCOLS = ("ship-test", "speaker-independent", "cross-corpus", "random", "random-75-25")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +114,22 @@ def check_unseen(split: Split, utterances: Iterable[str], known_voices: Iterable
             )
 
 
+def by_voices(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Utterances by group of voices: speech and song of RAVDESS share actors, so they are split as one."""
+    groups: dict[str, list[Utterance]] = defaultdict(list)
+    for u in utterances:
+        groups[CORPORA[u.corpus].voices].append(u)
+    return dict(sorted(groups.items()))
+
+
+def n_folds(utterances: Sequence[Utterance], protocol: str) -> int:
+    """How many folds test every speaker, or corpus, once; 1 for the random draws, of which there is no end."""
+    groups = by_voices(utterances)
+    if protocol == "cross-corpus":
+        return len(groups)
+    return 1 if protocol.startswith("random") else max(len(folds_of(g, protocol)) for g in groups.values())
+
+
 def folds_of(utterances: Sequence[Utterance], protocol: str) -> tuple[frozenset[str], ...]:
     """The test speakers of each fold of a speaker-independent protocol, for utterances of one group of voices."""
     corpus = CORPORA[utterances[0].corpus].voices
@@ -145,16 +161,18 @@ def make_split(
     fold: int = 0,
     seed: int = 0,
     validation_share: float = 0.15,
+    needed: Sequence[str] = ("train", "test"),
 ) -> Split:
     """Split the utterances of one or several corpora.
 
     Args:
         utterances: From `read_corpus`, labels already restricted to those of the model.
         protocol: One of `PROTOCOLS`.
-        fold: Which fold of ``speaker-independent``, from 0; with several corpora only ``ship-test`` makes sense.
+        fold: Which fold, from 0. Where several corpora have different numbers of folds, the shorter ones start again.
         seed: Draws validation speakers, or the whole of a random split.
         validation_share: Share of the remaining speakers of each corpus that validate, at least one where two or more
             remain. Where only one speaker remains in all (TESS alone), that share of the utterances validates.
+        needed: Sides that may not be empty; who only scores needs no ``train``.
 
     Raises:
         CorpusError: Unknown protocol, fold out of range, or an empty side.
@@ -163,12 +181,12 @@ def make_split(
         raise CorpusError(f"no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}")
     ordered = sorted(utterances, key=lambda u: u.key)
     if protocol.startswith("random"):
-        train, validation, test = _random(ordered, protocol, seed)
+        train, validation, test = _random(ordered, protocol, seed, fold)
     else:
         train, validation, test = _by_speaker(ordered, protocol, fold, seed, validation_share)
     split = Split(protocol=protocol, fold=fold, train=tuple(train), validation=tuple(validation), test=tuple(test))
     check_speakers(split)
-    for side in ("train", "test"):
+    for side in needed:
         if not getattr(split, side):
             raise CorpusError(
                 f"{protocol}, fold {fold}: no utterance on the {side} side of "
@@ -181,18 +199,19 @@ def make_split(
 def _by_speaker(
     ordered: Sequence[Utterance], protocol: str, fold: int, seed: int, validation_share: float
 ) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
-    # Speech and song of RAVDESS share actors, so everything is decided per group of voices, not per corpus.
-    by_voices: dict[str, list[Utterance]] = defaultdict(list)
-    for u in ordered:
-        by_voices[CORPORA[u.corpus].voices].append(u)
+    groups = by_voices(ordered)
+    available = n_folds(ordered, protocol)
+    if not 0 <= fold < available:
+        raise CorpusError(f"fold {fold} of {', '.join(groups)} under {protocol}: there are folds 0 to {available - 1}")
     train: list[Utterance] = []
     validation: list[Utterance] = []
     test: list[Utterance] = []
-    for corpus, members in sorted(by_voices.items()):
-        folds = folds_of(members, protocol)
-        if not 0 <= fold < len(folds):
-            raise CorpusError(f"fold {fold} of {corpus} under {protocol}: there are folds 0 to {len(folds) - 1}")
-        kept = folds[fold]
+    for i, members in enumerate(groups.values()):
+        if protocol == "cross-corpus":
+            kept = {u.speaker for u in members} if i == fold else frozenset()
+        else:
+            folds = folds_of(members, protocol)
+            kept = folds[fold % len(folds)]
         rest = [u for u in members if u.speaker not in kept]
         n_rest = len({u.speaker for u in rest})
         count = max(1, round(validation_share * n_rest)) if n_rest > 1 and validation_share > 0 else 0
@@ -201,14 +220,16 @@ def _by_speaker(
         validation += [u for u in rest if u.speaker in validators]
         train += [u for u in rest if u.speaker not in validators]
     if not validation:  # a single voice is left: it validates itself, on other utterances
-        train, validation, _ = _stratified(train, (1 - validation_share, 1.0), seed)
+        train, validation, _ = _stratified(train, (1 - validation_share, 1.0), (seed,))
     return train, validation, test
 
 
 def _random(
-    ordered: Sequence[Utterance], protocol: str, seed: int
+    ordered: Sequence[Utterance], protocol: str, seed: int, draw: int
 ) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
-    sides = _stratified(ordered, (0.8, 0.9) if protocol == "random" else (0.675, 0.75), seed)
+    sides = _stratified(
+        ordered, (0.8, 0.9) if protocol == "random" else (0.675, 0.75), (seed, draw) if draw else (seed,)
+    )
     for side in sides:  # a copy goes where its original is
         for copy in [u for u in side if u.key in COPIES]:
             home = next((s for s in sides if any(u.key == COPIES[copy.key] for u in s)), side)
@@ -218,7 +239,7 @@ def _random(
 
 
 def _stratified(
-    utterances: Sequence[Utterance], ends: tuple[float, float], seed: int
+    utterances: Sequence[Utterance], ends: tuple[float, float], seed: tuple[int, ...]
 ) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
     """Three random sides with the same mix of emotions; ``ends`` are the shares at which train and validation end."""
     sides: tuple[list[Utterance], list[Utterance], list[Utterance]] = ([], [], [])
@@ -227,7 +248,7 @@ def _stratified(
         by_class[u.corpus, u.emotion].append(u)
     for (corpus, emotion), members in sorted(by_class.items()):
         # Seeded per class, so that a corpus splits the same way alone and among others.
-        rng = np.random.default_rng([seed, zlib.crc32(f"{corpus}/{emotion}".encode())])
+        rng = np.random.default_rng([*seed, zlib.crc32(f"{corpus}/{emotion}".encode())])
         order = rng.permutation(len(members))
         cuts = [0, *(round(end * len(members)) for end in ends), len(members)]
         for side, (start, stop) in zip(sides, pairwise(cuts), strict=True):

@@ -14,7 +14,7 @@ from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.window import softmax
-from serkit.train.fit import load_run
+from serkit.train.runs import load_run
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_the_converter_may_crash_or_refuse(tiny_run: Path, tmp_path: Path, monke
         child.write_text(f"#!/bin/sh\n{script}\n")
         child.chmod(0o755)
         with pytest.raises(ModelError, match=message):
-            export(tiny_run, "int8", none)
+            export(tiny_run, ["int8"], none)
     assert sys.executable == str(child)
 
 

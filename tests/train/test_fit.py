@@ -14,8 +14,9 @@ from serkit.train.corpora import read_corpus
 from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.evaluate import evaluate
 from serkit.train.features import load_features
-from serkit.train.fit import load_run, split_for, train
+from serkit.train.fit import split_for, train
 from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
+from serkit.train.runs import load_run
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +30,8 @@ def test_a_run_leaves_everything_and_learns(tiny_run: Path) -> None:
     names = {p.name for p in tiny_run.iterdir()}
     assert names == {
         f"best-{load_run(tiny_run)[1]['best_epoch']}.weights.h5", "config.json", "confusion.json", "confusion.png",
-        "environment.json", "history.jsonl", "history.png", "metrics.json", "model.keras", "reference.npz",
-        "split.json", "state.json",
+        "environment.json", "history.jsonl", "history.png", "metrics.json", "model.keras", "predictions.json",
+        "reference.npz", "split.json", "state.json",
     }  # fmt: skip
     recipe, metrics, split = load_run(tiny_run)
     assert metrics["validation"]["ravdess"]["uar"] > 0.6  # four emotions told apart by pitch; chance is 0.25

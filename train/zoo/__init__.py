@@ -1,15 +1,54 @@
-"""One file per system; `SYSTEMS` maps a recipe's ``system`` to the function that builds its Keras model.
+"""One file per system; `SYSTEMS` maps a recipe's ``system`` to what builds (and, where not by descent, fits) it.
 
-Every builder takes ``(n_frames, n_features, n_labels, unroll=False, **options)`` and returns a model from
-``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``. ``unroll=True`` writes recurrent layers out step by
-step, with the same weights: the form that converts to TFLite.
+Every builder takes ``(n_frames, n_features, n_labels, unroll=False, **options)`` and returns a Keras model from
+normalised log-mel windows ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``. ``unroll=True`` builds the
+twin that converts to TFLite, with the same weights: recurrent layers are written out step by step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from serkit.train.zoo import cnn_bilstm
+from serkit.train.zoo import (
+    cnn,
+    cnn_bilstm,
+    densenet_lstm,
+    ensemble,
+    image_cnn,
+    light_sernet,
+    lstm,
+    mfcc_lstm,
+    multiscale_lstm,
+    spectrogram_cnn,
+    svm,
+)
 
-SYSTEMS: dict[str, Callable[..., Any]] = {"r1-cnn-bilstm": cnn_bilstm.build}
+
+@dataclass(frozen=True)
+class System:
+    """How one system is made.
+
+    Attributes:
+        build: The builder.
+        fit: Finds the weights of a model that is not trained by gradient descent; see `serkit.train.zoo.svm.fit`.
+    """
+
+    build: Callable[..., Any]
+    fit: Callable[..., dict[str, Any]] | None = None
+
+
+SYSTEMS: dict[str, System] = {
+    "r1-cnn-bilstm": System(cnn_bilstm.build),
+    "cnn": System(cnn.build),
+    "lstm": System(lstm.build),
+    "svm": System(svm.build, svm.fit),
+    "r2-cnn": System(spectrogram_cnn.build),
+    "r3-multiscale-lstm": System(multiscale_lstm.build),
+    "r3-mfcc-lstm": System(mfcc_lstm.build),
+    "r3-densenet-lstm": System(densenet_lstm.build),
+    "r4-image-cnn": System(image_cnn.build),
+    "light-sernet": System(light_sernet.build),
+    "ensemble": System(ensemble.build),
+}

@@ -27,6 +27,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from serkit.train.zoo.layers import attention_pool, convolution_blocks, dense_head
+
 
 def build(
     n_frames: int,
@@ -66,12 +68,7 @@ def build(
     x = layers.Reshape((n_frames, n_features, 1))(inputs)
     if time_pool > 1:
         x = layers.AveragePooling2D((time_pool, 1))(x)  # (128, 128, 1)
-    for i, (n_filters, side) in enumerate(zip(filters, kernels, strict=True)):
-        x = layers.Conv2D(n_filters, side, padding="same", use_bias=False, name=f"conv{i + 1}")(x)
-        x = layers.BatchNormalization(name=f"norm{i + 1}")(x)
-        x = layers.ReLU()(x)
-        x = layers.MaxPooling2D(2)(x)
-        x = layers.Dropout(dropout)(x)
+    x = convolution_blocks(x, filters, kernels, dropout)
     steps, bands, channels = x.shape[1:]
     x = layers.Reshape((steps, bands * channels))(x)  # time first: (16, 16 * filters)
     for i in range(2):
@@ -79,12 +76,5 @@ def build(
             x = layers.Dropout(lstm_dropout)(x)
         lstm = layers.LSTM(lstm_units, return_sequences=True, unroll=unroll)
         x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)  # (16, 2 * units)
-    scores = layers.Dense(1, name="attention")(layers.Dense(64, activation="tanh", name="attention_hidden")(x))
-    weighted = layers.Multiply()([x, layers.Softmax(axis=1)(scores)])
-    # The sum over the steps, as a scaled mean: a concatenation has one int8 scale, in which the mean would be lost.
-    summed = layers.Rescaling(float(steps))(layers.GlobalAveragePooling1D()(weighted))
-    x = layers.Concatenate()([summed, layers.GlobalMaxPooling1D()(x)])
-    for i, units in enumerate(dense_units):
-        x = layers.Dense(units, activation="relu", name=f"dense{i + 1}")(x)
-        x = layers.Dropout(dense_dropout)(x)
-    return keras.Model(inputs, layers.Dense(n_labels, name="logits")(x), name="r1_cnn_bilstm")
+    logits = dense_head(attention_pool(x), dense_units, dense_dropout, n_labels)
+    return keras.Model(inputs, logits, name="r1_cnn_bilstm")
