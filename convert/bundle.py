@@ -11,8 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serkit.convert.card import model_card
@@ -25,73 +23,67 @@ from serkit.edge.signature import sign, signing_key
 from serkit.train.corpora import CORPORA
 from serkit.train.environment import commit, versions
 from serkit.train.recipe import Recipe
-from serkit.train.runs import learned_from, load_run
+from serkit.train.runs import Reference, learned_from, load_run, load_trained
 from serkit.train.scoring import keras_logits, window_utterances
 
 
 def convert_run(run: Path, format: str, output: Path, name: str | None = None) -> dict[str, Any]:
-    """Convert a run, check its parity, and write the signed bundle.
-
-    Args:
-        run: A finished run folder.
-        format: Key of `FORMATS`.
-        output: The ``.tflite`` file; ``<output>.minisig`` goes beside it.
-        name: What the model is called; the file's name by default.
+    """Convert a run to one format; see `convert_formats`.
 
     Returns:
         The content of ``model.json``, parity included.
+    """
+    return convert_formats(run, {format: output}, name)[format]
+
+
+def convert_formats(run: Path, outputs: dict[str, Path], name: str | None = None) -> dict[str, dict[str, Any]]:
+    """Convert a run, check the parity of each conversion, and write the signed bundles.
+
+    Args:
+        run: A finished run folder.
+        outputs: Key of `FORMATS` to the ``.tflite`` file; ``<output>.minisig`` goes beside it.
+        name: What the model is called; each file's name by default.
+
+    Returns:
+        For each format the content of ``model.json``, parity included.
 
     Raises:
-        SettingsError: Unknown format, or ``output`` is not a ``.tflite`` file.
-        ModelError: The converter failed, or the file cannot be written.
+        SettingsError: Unknown format, or an output is not a ``.tflite`` file.
+        ModelError: The converter failed, a conversion strays too far, or a file cannot be written.
     """
-    if format not in FORMATS:
-        raise SettingsError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
-    if output.suffix != ".tflite":
-        raise SettingsError(f"{output}: a bundle's name ends in .tflite")
-    if not output.parent.is_dir():
-        raise SettingsError(f"{output}: no folder {output.parent}; make it first")
+    for format, output in outputs.items():
+        if format not in FORMATS:
+            raise SettingsError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
+        if output.suffix != ".tflite":
+            raise SettingsError(f"{output}: a bundle's name ends in .tflite")
+        if not output.parent.is_dir():
+            raise SettingsError(f"{output}: no folder {output.parent}; make it first")
     key = signing_key()
     recipe, metrics, split = load_run(run)
-    reference = _Reference(run)
-    windows = reference.windows("calibration", recipe)
-    graph = export(run, [format], windows)[format]
-    training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    info = _info(recipe, metrics, split, training, format, name or output.stem)
-    info["calibration"] = reference.names("calibration") if format == "int8" else []
-    info["parity"] = parity(
-        keras_logits(keras.saving.load_model(run / "model.keras", compile=False)),
-        Engine(graph),
-        window_utterances(reference.frames("validation"), recipe.frontend, recipe.window),
-        reference.emotions("validation"),
-        recipe.labels,
-        metrics["temperature"],
+    reference = Reference(run)
+    graphs = export(
+        run, list(outputs), window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
     )
-    info["size_bytes"] = len(graph)
-    check_parity(info["parity"], format)
-    write_bundle(output, graph, info, model_card(info), key)
-    return info
-
-
-class _Reference:
-    """The features a run keeps for conversion."""
-
-    def __init__(self, run: Path) -> None:
-        with np.load(run / "reference.npz") as stored:
-            self._stored = dict(stored)
-
-    def names(self, side: str) -> list[str]:
-        return [str(n) for n in self._stored[f"{side}_names"]]
-
-    def emotions(self, side: str) -> list[str]:
-        return [str(e) for e in self._stored[f"{side}_emotions"]]
-
-    def frames(self, side: str) -> list[Any]:
-        ends = np.cumsum(self._stored[f"{side}_lengths"])
-        return np.split(self._stored[f"{side}_frames"], ends[:-1])
-
-    def windows(self, side: str, recipe: Recipe) -> Any:
-        return window_utterances(self.frames(side), recipe.frontend, recipe.window).inputs
+    training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    windows = window_utterances(reference.frames("validation"), recipe.frontend, recipe.window)
+    trained = keras_logits(load_trained(run))(windows.inputs)
+    written = {}
+    for format, output in outputs.items():
+        info = _info(recipe, metrics, split, training, format, name or output.stem)
+        info["calibration"] = reference.names("calibration") if format == "int8" else []
+        info["parity"] = parity(
+            trained,
+            Engine(graphs[format]),
+            windows,
+            reference.emotions("validation"),
+            recipe.labels,
+            metrics["temperature"],
+        )
+        info["size_bytes"] = len(graphs[format])
+        check_parity(info["parity"], format)
+        write_bundle(output, graphs[format], info, model_card(info), key)
+        written[format] = info
+    return written
 
 
 def _info(

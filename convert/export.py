@@ -64,15 +64,14 @@ def export(run: Path, formats: Sequence[str], calibration: npt.NDArray[np.float3
 
 def _convert(run: Path, folder: Path, formats: Sequence[str]) -> None:
     """The child: load, write the recurrence out, freeze, convert into ``folder``."""
-    import keras
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     from serkit.train.fit import build_system
-    from serkit.train.runs import load_run
+    from serkit.train.runs import load_run, load_trained
 
     recipe, _, _ = load_run(run)
-    trained = keras.saving.load_model(run / "model.keras", compile=False)
+    trained = load_trained(run)
     shape = (recipe.window.n_frames, recipe.frontend.n_features)
     model = build_system(recipe, unroll=True)
     model.set_weights(trained.get_weights())

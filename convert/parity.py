@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError
 from serkit.edge.window import softmax
 from serkit.train.metrics import uar
-from serkit.train.scoring import Logits, Windows, pool_utterances
+from serkit.train.scoring import Windows, pool_utterances
 
 #: Largest |dp| of a window, and least share of utterances with the same label, that a bundle may be written with.
 LIMITS = {"float32": (1e-4, 0.99), "float16": (0.05, 0.97), "dynamic": (0.5, 0.85), "int8": (0.7, 0.8)}
@@ -33,7 +34,7 @@ def check_parity(report: dict[str, Any], format: str) -> None:
 
 
 def parity(
-    keras_logits: Logits,
+    reference: npt.NDArray[np.float32],
     engine: Engine,
     windows: Windows,
     emotions: Sequence[str],
@@ -42,12 +43,19 @@ def parity(
 ) -> dict[str, Any]:
     """Compare window by window and utterance by utterance.
 
+    Args:
+        reference: Keras' logits of the windows, ``(n_windows, n_labels)``.
+        engine: Holds the converted model.
+        windows: Of validation utterances.
+        emotions: Truth of each utterance.
+        labels: Order of the outputs.
+        temperature: Of the run.
+
     Returns:
         ``max_abs_dp`` and ``mean_abs_dp`` over window probabilities, ``window_label_agreement`` and
         ``utterance_label_agreement`` (fractions), ``uar_keras``, ``uar`` ``uar_change``, and what was measured.
     """
     inputs = windows.inputs
-    reference = keras_logits(inputs)
     converted = engine.batch_logits(inputs)
     p, q = softmax(reference, temperature), softmax(converted, temperature)
     pooled = [pool_utterances(probabilities, windows, len(emotions)) for probabilities in (p, q)]

@@ -20,7 +20,10 @@ from serkit.edge.errors import MicrophoneError, MissingExtraError, SerkitError
 #: Commands that live outside the edge package, by module; loaded when they are called.
 _ELSEWHERE = {
     "train": "serkit.train.cli",
+    "sweep": "serkit.train.cli",
+    "ensemble": "serkit.train.cli",
     "evaluate": "serkit.train.cli",
+    "explain": "serkit.train.cli",
     "convert": "serkit.convert.cli",
     "bench": "serkit.benchmarks.cli",
     "report": "serkit.benchmarks.cli",

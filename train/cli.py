@@ -101,6 +101,150 @@ def train(
         click.echo(f"score the test speakers with `serkit evaluate {out} --protocol {s.protocol} --corpus ...`")
 
 
+@click.command()
+@click.argument("recipes", nargs=-1, required=True)
+@data_option
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Run folders.")
+@click.option("--corpus", help="Train on this one, with its emotions, instead of the recipe's.")
+@click.option("--protocol", type=_PROTOCOLS, help="Instead of the recipe's.")
+@click.option("--folds", help="Such as 0,3; all that the protocol has by default (of random splits, 0).")
+@click.option("--seeds", default="0,1,2", show_default=True, help="Training seeds.")
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's: a smaller schedule, which rows say.")
+@click.option("--workers", type=click.IntRange(1), help="Runs at a time on this machine; as many as cores by default.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores of each run.")
+@click.option("--gpus-per-run", type=click.FloatRange(0), default=0.0, show_default=True, help="0.1: ten share a GPU.")
+@click.option("--ensemble", is_flag=True, help="Also average the seeds of each fold into one model.")
+@click.option("--ray-address", help="A Ray cluster's, such as auto or ray://head:10001, instead of this machine.")
+@click.option("--backend", type=click.Choice(["tensorflow", "jax", "torch"]), help="Of Keras.")
+@as_json
+def sweep(
+    recipes: tuple[str, ...],
+    data: Path,
+    runs: Path,
+    corpus: str | None,
+    protocol: str | None,
+    folds: str | None,
+    seeds: str,
+    epochs: int | None,
+    workers: int | None,
+    threads: int,
+    gpus_per_run: float,
+    ensemble: bool,
+    ray_address: str | None,
+    backend: str | None,
+    as_json: bool,
+) -> None:
+    """Train RECIPES over folds and seeds, as Ray tasks, and say how good each is.
+
+    Interrupted, the same command goes on where it stopped: finished runs are kept, unfinished ones resume.
+
+    \b
+    Examples:
+      serkit sweep r1 --protocol speaker-independent --data ~/corpora
+      serkit sweep svm cnn lstm r1 --corpus emodb --protocol random --epochs 40 --seeds 0
+    """
+    prepare_keras(backend)
+    needs("sweep", "ray")
+    from serkit.train.recipe import override, read_recipe
+    from serkit.train.runs import run_name
+    from serkit.train.summary import cells, read_runs
+    from serkit.train.sweep import plan
+    from serkit.train.sweep import sweep as run
+
+    jobs = []
+    for name in recipes:
+        chosen = override(read_recipe(name), corpus=corpus, split={"protocol": protocol}, training={"epochs": epochs})
+        jobs += plan(chosen, data, _numbers("--seeds", seeds), None if folds is None else _numbers("--folds", folds))
+    chosen_backend = os.environ["KERAS_BACKEND"]
+    run(
+        jobs, data, runs, backend=chosen_backend, workers=workers, threads=threads, gpus_per_run=gpus_per_run,
+        address=ray_address,
+    )  # fmt: skip
+    outs = [runs / run_name(j) for j in jobs]
+    if ensemble:
+        from serkit.train.ensembles import make_ensembles
+
+        outs += make_ensembles(jobs, data, runs)
+    for cell in cells(read_runs(outs)):
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **cell.row}))
+        else:
+            click.echo(_figures_text(f"{cell.row['recipe']} {cell.corpus} {cell.row['protocol']}", cell.row))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of the ensemble.")
+@click.option("--name", help="What it is called; the first run's recipe and -ensemble by default.")
+@as_json
+def ensemble(runs: tuple[Path, ...], data: Path, out: Path, name: str | None, as_json: bool) -> None:
+    """Average finished RUNS, of the same split and front end, into one model that converts like any other.
+
+    \b
+    Example:
+      serkit ensemble runs/r2-*-random-0-? --out runs/r2-ensemble
+    """
+    prepare_keras()
+    from serkit.train.ensembles import make_ensemble
+
+    metrics = make_ensemble(runs, data, out, name)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "run": str(out), **metrics}))
+        return
+    for side in ("validation", "test"):
+        for corpus, figures in metrics.get(side, {}).items():
+            click.echo(_figures_text(f"{side} {corpus}", figures))
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="SERKIT_DATA",
+    help="Folder that holds the run's corpora, for the acoustic correlates; $SERKIT_DATA by default.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and JSON; RUN/explain by default.")
+@as_json
+def explain(run: Path, data: Path | None, out: Path | None, as_json: bool) -> None:
+    """Show what a run listens to: attribution maps, a band-occlusion test, attention, acoustic correlates.
+
+    \b
+    Example:
+      serkit explain runs/r1-ravdess-random-0-0 --data ~/corpora
+    """
+    prepare_keras("tensorflow")
+    from serkit.train.explain import explain as look
+
+    out = out or run / "explain"
+    result = look(run, out, data)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    o, (low, high) = result["occlusion"], result["band_hz"]
+    click.echo(
+        f"{low:.0f}-{high:.0f} Hz holds {result['attribution_share_in_band']:.0%} of the attribution and "
+        f"{result['share_of_mel_bands_in_band']:.0%} of the mel bands"
+    )
+    click.echo(
+        f"validation UAR {o['uar']:.3f}; without that band {o['uar_without_band']:.3f}, with it alone "
+        f"{o['uar_band_alone']:.3f} (chance {o['chance']:.3f})"
+    )
+    for name, f in result.get("correlates", {}).items():
+        measure, dimension = name.split("_")
+        ends = " to ".join(f"{edge:+.2f}" for edge in f["ci95"])
+        click.echo(f"{measure} against {dimension}: Spearman {f['rho']:+.2f} ({ends}, {f['n_utterances']} utterances)")
+    click.echo(f"{out}: explain.json and pictures")
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no list of whole numbers such as 0,1,2", param_hint=option) from None
+
+
 def _figures_text(title: str, f: dict[str, Any]) -> str:
     return (
         f"{title:<24} UAR {f['uar']:.3f}  accuracy {f['accuracy']:.3f}  macro-F1 {f['macro_f1']:.3f}  "

@@ -94,10 +94,10 @@ def evaluate(
 def _run_source(run: Path) -> dict[str, Any]:
     import keras
 
-    from serkit.train.runs import learned_from, load_run
+    from serkit.train.runs import learned_from, load_run, load_trained
 
     recipe, metrics, split = load_run(run)
-    model = keras.saving.load_model(run / "model.keras", compile=False)
+    model = load_trained(run)
     return {
         "name": recipe.name,
         "system": recipe.system,

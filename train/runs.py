@@ -18,6 +18,7 @@ environment.json    machine, versions, seed, duration
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import zlib
@@ -139,6 +140,32 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
     except (OSError, json.JSONDecodeError) as error:
         raise SerkitError(f"{out}: not a finished run ({error}); `serkit train RECIPE --out {out}` makes one") from None
     return build(Recipe, config, str(out)), metrics, split
+
+
+class Reference:
+    """The features a run keeps: ``calibration`` and ``validation``."""
+
+    def __init__(self, run: Path) -> None:
+        with np.load(run / "reference.npz") as stored:
+            self._stored = dict(stored)
+
+    def names(self, side: str) -> list[str]:
+        return [str(n) for n in self._stored[f"{side}_names"]]
+
+    def emotions(self, side: str) -> list[str]:
+        return [str(e) for e in self._stored[f"{side}_emotions"]]
+
+    def frames(self, side: str) -> list[Any]:
+        ends = np.cumsum(self._stored[f"{side}_lengths"])
+        return np.split(self._stored[f"{side}_frames"], ends[:-1])
+
+
+def load_trained(out: Path) -> Any:
+    """The Keras model of a finished run."""
+    import keras
+
+    importlib.import_module("serkit.train.zoo")  # registers its layers
+    return keras.saving.load_model(out / "model.keras", compile=False)
 
 
 def learned_from(split: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:

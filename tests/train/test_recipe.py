@@ -60,5 +60,5 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: s
 
 
 def test_a_missing_recipe_names_those_there_are() -> None:
-    with pytest.raises(SettingsError, match="no recipe nonesuch; give a TOML file or one of cnn, .*r1"):
+    with pytest.raises(SettingsError, match=r"no recipe nonesuch; give a TOML file or one of cnn, .*r1"):
         read_recipe("nonesuch")

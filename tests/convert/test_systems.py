@@ -1,0 +1,72 @@
+"""Every system, small: trained for an epoch on the synthetic corpus, converted to every format, heard in a stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serkit.convert.bundle import convert_formats
+from serkit.convert.export import FORMATS
+from serkit.edge.audio import FakeSource
+from serkit.edge.bundle import read_bundle
+from serkit.edge.frontend import FrontendSettings
+from serkit.edge.stream import Recognizer, listen
+from serkit.edge.window import WindowSettings
+from serkit.train.fit import train
+from serkit.train.recipe import Recipe, SplitSettings, TrainingSettings
+from serkit.train.zoo import SYSTEMS
+
+pytestmark = pytest.mark.slow
+
+#: What makes each system small: frames of a window, mel bands, options of its builder.
+SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
+    "r1-cnn-bilstm": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "lstm_units": 8, "dense_units": [8]}),
+    "cnn": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}),
+    "lstm": (32, 16, {"lstm_units": 8, "dense_units": [8]}),
+    "svm": (32, 16, {"n_mfcc": 12}),
+    "r2-cnn": (32, 16, {"filters": [4, 4, 4, 4], "time_pool": 1, "dense_units": [8]}),
+    "r3-multiscale-lstm": (32, 16, {"segments": [8, 16, 32], "steps": 8, "lstm_units": 8}),
+    "r3-mfcc-lstm": (32, 16, {"n_mfcc": 12, "lstm_units": 8, "dense_units": [8]}),
+    "r3-densenet-lstm": (64, 32, {"n_mfcc": 12, "lstm_units": 8, "dense_units": [8]}),
+    "r4-image-cnn": (90, 80, {"filters": [4, 4, 4], "dense_units": 8}),
+    "light-sernet": (32, 64, {}),
+    "ensemble": (32, 16, {"members": [
+        {"system": "cnn", "options": {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}},
+        {"system": "r3-mfcc-lstm", "options": {"n_mfcc": 12, "lstm_units": 8, "dense_units": [8]}},
+    ]}),
+}  # fmt: skip
+
+#: Largest |dp| of a window by format; int8 of a barely trained network may go far, so labels are held, not p.
+LARGEST = {"float32": 1e-5, "float16": 2e-2, "dynamic": 0.15, "int8": 0.5}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_system_converts_and_listens(system: str, corpus: Path, tmp_path: Path, speech: np.ndarray) -> None:
+    n_frames, n_mels, options = SMALL[system]
+    recipe = Recipe(
+        name=system,
+        system=system,
+        labels=("neutral", "happy", "angry", "fearful"),
+        frontend=FrontendSettings(n_mels=n_mels, n_fft=1024),
+        window=WindowSettings(n_frames=n_frames, hop_frames=25),
+        split=SplitSettings(protocol="speaker-independent"),
+        training=TrainingSettings(epochs=2, learning_rate=3e-3),
+        model=options,
+    )
+    train(recipe, corpus, tmp_path / "run")
+    outputs = {f: tmp_path / f"{f}.tflite" for f in FORMATS}
+    reports = convert_formats(tmp_path / "run", outputs)
+    for format, info in reports.items():
+        print(system, format, info["size_bytes"], info["parity"])
+        assert info["parity"]["max_abs_dp"] <= LARGEST[format]
+    recognizer = Recognizer(read_bundle(str(outputs["dynamic"])))
+    events = {}
+    for block_size in (160, 4096):
+        with FakeSource(speech, sample_rate=16000, block_size=block_size) as source:
+            events[block_size] = [replace(e) for e in listen(recognizer, source)]
+    assert events[160] == events[4096]
+    assert any(e.kind in ("emotion", "unsure") for e in events[160])

@@ -1,0 +1,75 @@
+"""Average finished runs into one model, which is scored, converted and heard like any other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serkit.edge.errors import SettingsError
+from serkit.train.environment import environment
+from serkit.train.fit import build_system, load_sides, report, split_for
+from serkit.train.recipe import Recipe
+from serkit.train.runs import load_run, load_trained, open_run, run_name
+
+
+def ensemble_recipe(runs: Sequence[Path], name: str | None = None) -> Recipe:
+    """The recipe of an ensemble: that of the first run, with all of them as members.
+
+    Raises:
+        SettingsError: Fewer than two runs, or runs that do not see or say the same things.
+    """
+    if len(runs) < 2:
+        raise SettingsError("an ensemble needs two or more runs")
+    loaded = [load_run(run) for run in runs]
+    first, _, split = loaded[0]
+    for path, (recipe, _, other) in zip(runs, loaded, strict=True):
+        for what in ("labels", "corpora", "frontend", "window", "split"):
+            if getattr(recipe, what) != getattr(first, what):
+                raise SettingsError(f"{path}: its {what} differ from those of {runs[0]}; they cannot be averaged")
+        if other != split:
+            raise SettingsError(f"{path}: trained on other recordings than {runs[0]}; they cannot be averaged")
+    members = [{"system": r.system, "options": r.model} for r, _, _ in loaded]
+    return replace(first, name=name or f"{first.name}-ensemble", system="ensemble", model={"members": members})
+
+
+def make_ensemble(runs: Sequence[Path], data: Path, out: Path, name: str | None = None) -> dict[str, Any]:
+    """Write the run folder of an ensemble; its temperature is fitted on the validation side they share.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        SettingsError: The runs do not fit together, or ``out`` holds another run.
+    """
+    recipe = ensemble_recipe(runs, name)
+    run = open_run(recipe, out)
+    model = build_system(recipe)
+    for i, path in enumerate(runs):
+        model.get_layer(f"member{i + 1}").set_weights(load_trained(path).get_weights())
+    sides = load_sides(split_for(recipe, data), recipe, data, out, None)
+    epochs = max(load_run(path)[1]["epochs"] for path in runs)
+    run.state.update(epoch=epochs, best_epoch=-1, environment=environment())
+    run.state["fit"] = {"members": [path.name for path in runs]}
+    return report(recipe, model, sides, run)
+
+
+def make_ensembles(recipes: Sequence[Recipe], data: Path, runs: Path) -> list[Path]:
+    """For finished runs of a sweep: one ensemble of all seeds for each recipe and fold.
+
+    Returns:
+        The run folders of the ensembles.
+    """
+    groups: dict[tuple[str, int], list[Recipe]] = defaultdict(list)
+    for recipe in recipes:
+        groups[recipe.name, recipe.split.fold].append(recipe)
+    outs = []
+    for members in groups.values():
+        paths = [runs / run_name(r) for r in members]
+        out = runs / run_name(ensemble_recipe(paths))
+        if not (out / "predictions.json").exists():
+            make_ensemble(paths, data, out)
+        outs.append(out)
+    return outs
