@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
+from serkit.train.cli import data_option, prepare_keras
+from serkit.train.splits import PROTOCOLS
 
 
 @click.group()
@@ -46,15 +49,139 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
             )
 
 
-@click.command()
-@click.option("--readme", is_flag=True, help="Rewrite the results tables of README.md in the current folder.")
-def report(readme: bool) -> None:
-    """Show the results tables, made from the committed results files.
+@bench.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--model", "-m", help="Bundled model or .tflite file, instead of a run.")
+@click.option("--corpus", required=True, help="ravdess, ravdess-song, emodb, tess or nemo.")
+@data_option
+@click.option("--protocol", type=click.Choice(PROTOCOLS), required=True, help="Which utterances are scored.")
+@click.option("--noises", type=click.Path(path_type=Path), help="Folder with a sub-folder per kind; DATA/noise.")
+@click.option("--rooms", type=click.Path(path_type=Path), help="Folder of impulse responses; DATA/rir.")
+@click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@as_json
+def robustness(
+    run: Path | None,
+    model: str | None,
+    corpus: str,
+    data: Path,
+    protocol: str,
+    noises: Path | None,
+    rooms: Path | None,
+    engine: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """What noise, rooms, level, telephone and clipping cost a model, on speakers it never heard.
+
+    Without --noises and --rooms, the folders noise and rir in DATA are used where they exist.
 
     \b
     Example:
+      serkit bench robustness --model default --corpus ravdess --protocol ship-test --data ~/corpora
+    """
+    if (run is None) == (model is None):
+        raise click.UsageError("give either a run folder or --model")
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    if run is not None:
+        prepare_keras()
+    else:
+        needs("train", "sklearn", "scipy", "matplotlib")
+    from serkit.benchmarks.robustness import measure, plot
+    from serkit.train.evaluate import Scorer
+    from serkit.train.results import write_results
+
+    if noises is None and (data / "noise").is_dir():
+        noises = data / "noise"
+    if rooms is None and (data / "rir").is_dir():
+        rooms = data / "rir"
+
+    def shown(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        else:
+            snr = "" if row["snr_db"] is None else f" {row['snr_db']:g} dB"
+            name = f"{row['condition']} {row['what']}{snr}"
+            click.echo(f"{name:<50} UAR {row['uar']:.3f}  loss {row['uar_loss']:+.3f}")
+
+    scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
+    rows = measure(scorer, noises, rooms, shown)
+    if out is not None:
+        write_results(out, "robustness", rows)
+        plot(rows, out.with_suffix(".png"))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--formats", default="float32,float16,dynamic,int8", show_default=True, help="Which, separated by commas."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@as_json
+def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, as_json: bool) -> None:
+    """What quantization costs RUNS on their test speakers: UAR and size in every format, beside Keras.
+
+    \b
+    Example:
+      serkit bench formats runs/r1-ravdess-random-0-0 --formats dynamic,int8 --data ~/corpora
+    """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    prepare_keras("tensorflow")
+    from serkit.benchmarks.formats import measure
+    from serkit.train.results import write_results
+
+    def shown(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        else:
+            click.echo(
+                f"{row['recipe']:<22} {row['format']:<8} {row['size_bytes']:>11,} bytes  UAR {row['uar']:.3f} "
+                f"({row['uar_change']:+.4f})  label agreement {row['label_agreement']:.3f}"
+            )
+
+    rows = measure(runs, data, formats.split(","), shown)
+    if out is not None:
+        write_results(out, "formats", rows)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page about RUNS there; report.html by default.")
+@click.option("--results", type=click.Path(path_type=Path), help="Write the rows of RUNS there, as a results JSON.")
+@click.option("--readme", is_flag=True, help="Rewrite the results tables of README.md in the current folder.")
+def report(runs: tuple[Path, ...], html: Path | None, results: Path | None, readme: bool) -> None:
+    """A page about RUNS (run folders, or folders of them), with tables, plots and each system's card.
+
+    Without RUNS, show the results tables, made from the committed results files.
+
+    \b
+    Examples:
+      serkit report runs/ --html report.html
       serkit report --readme
     """
+    if (html is not None or results is not None) and not runs:
+        raise click.UsageError("--html and --results need RUNS")
+    for path in (html, results):
+        if path is not None and not path.parent.is_dir():
+            raise SettingsError(f"{path}: no folder {path.parent}; make it first")
+    if runs:
+        prepare_keras()
+        from serkit.benchmarks.page import write_page
+        from serkit.train.results import write_results
+        from serkit.train.summary import cells, read_runs
+
+        found = cells(read_runs(runs))
+        if results is not None:
+            write_results(results, "systems", [c.row for c in found])
+        if html is not None or results is None:
+            page = html or Path("report.html")
+            write_page(found, page)
+            click.echo(f"{page}: {len(found)} rows from {sum(len(c.runs) for c in found)} runs")
+        if not readme:
+            return
     from serkit.benchmarks.report import tables, update_readme
 
     if readme:

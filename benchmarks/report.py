@@ -6,34 +6,76 @@ import re
 from pathlib import Path
 from typing import Any
 
+from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table
 from serkit.edge.errors import SettingsError
 from serkit.train.results import read_results
 
-#: What a paper claims: system and corpus to accuracy and the paper's own word on its split.
-CLAIMS = {
-    ("r1-cnn-bilstm", "ravdess"): 0.932,
-    ("r1-cnn-bilstm", "emodb"): 0.914,
-}
-
+_ONE_FIGURE = ("gain", "telephone", "clipped")
 _BEGIN, _END = "<!-- results: made by `serkit report --readme` -->", "<!-- end of results -->"
 
 
 def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = [(name, row) for name, file in results.items() if file["benchmark"] == "evaluate" for row in file["rows"]]
     lines = [
-        "| model | format | corpus | protocol | files | UAR (95 %) | accuracy | paper's | macro-F1 | worst speaker |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | format | corpus | protocol | files | UAR (95 %) | accuracy | macro-F1 | worst speaker |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for _, r in sorted(rows, key=lambda item: (item[1]["corpus"], item[1]["protocol"], item[1]["format"])):
-        claim = CLAIMS.get((r["system"], r["corpus"]))
         low, high = r["uar_ci95"]
         cells = [
             r["model"], r["format"], r["corpus"], r["protocol"], r["n_utterances"],
             f"{r['uar']:.3f} ({low:.2f}-{high:.2f})",
-            f"{r['accuracy']:.3f}", "" if claim is None else f"{claim:.3f}", f"{r['macro_f1']:.3f}",
+            f"{r['accuracy']:.3f}", f"{r['macro_f1']:.3f}",
             f"{r['worst_speaker_uar']:.3f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def _systems(results: dict[str, dict[str, Any]]) -> list[str]:
+    rows = [row for file in results.values() if file["benchmark"] == "systems" for row in file["rows"]]
+    lines = [
+        "| recipe | corpus | protocol | UAR (95 %) | accuracy | worst speaker | ECE | parameters | made by |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in sorted(rows, key=lambda r: (r["corpus"], r["protocol"].startswith("random"), -r["uar"])):
+        low, high = r["uar_ci95"]
+        cells = [
+            r["recipe"], r["corpus"], r["protocol"] + ("" if r["complete"] else f", folds {r['folds']} only"),
+            f"{r['uar']:.3f} ({low:.2f}-{high:.2f})", f"{r['accuracy']:.3f}", f"{r['worst_speaker_uar']:.3f}",
+            f"{r['ece']:.3f}", f"{r['n_parameters']:,}", f"`{r['command']}`",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def _claims(results: dict[str, dict[str, Any]]) -> list[str]:
+    rows = [row for file in results.values() if file["benchmark"] == "systems" for row in file["rows"]]
+    lines = [f"| {' | '.join(CLAIMS_HEAD)} |", f"|{'---|' * len(CLAIMS_HEAD)}"]
+    return [*lines, *(f"| {' | '.join(line)} |" for line in claims_table(rows))]
+
+
+def _robustness(results: dict[str, dict[str, Any]]) -> list[str]:
+    lines = []
+    for file in results.values():
+        if file["benchmark"] != "robustness":
+            continue
+        rows = file["rows"]
+        snrs = sorted({r["snr_db"] for r in rows if r["condition"] == "noise"}, reverse=True)
+        lines += [
+            f"`{file['command']}`, clean {rows[0]['uar']:.3f}:",
+            "",
+            f"| condition | {' | '.join(f'{snr:g} dB' for snr in snrs)} |",
+            f"|---|{'---|' * len(snrs)}",
+        ]
+        for kind in dict.fromkeys(r["what"] for r in rows if r["condition"] == "noise"):
+            found = {r["snr_db"]: r["uar"] for r in rows if r["what"] == kind}
+            lines.append(f"| {kind} | {' | '.join(f'{found[snr]:.3f}' for snr in snrs)} |")
+        rooms = [r["uar"] for r in rows if r["condition"] == "room"]
+        other = [f"{r['condition']} {r['what']} {r['uar']:.3f}" for r in rows if r["condition"] in _ONE_FIGURE]
+        if rooms:
+            other.insert(0, f"rooms {min(rooms):.3f} to {max(rooms):.3f}")
+        lines += ["", "; ".join(other) + ".", ""]
     return lines
 
 
@@ -63,6 +105,19 @@ def tables() -> str:
         "",
         *_accuracy(results),
         "",
+        "The published systems, their baselines and a peer, trained by the command in each row. `speaker-independent`:",
+        "nobody tested was heard in training; folds pooled, seeds averaged, 95 % by drawing speakers anew. Few epochs",
+        "and seeds mean a smaller schedule than the recipe's, on two cores:",
+        "",
+        *_systems(results),
+        "",
+        "What the papers claim:",
+        "",
+        *_claims(results),
+        "",
+        "What noise, rooms, level, telephone and clipping leave of the UAR; training never heard these recordings:",
+        "",
+        *_robustness(results),
         "Front end, milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s",
         "of new audio per step, of which the model sees the last 2.56 s, which the others compute anew each time:",
         "",

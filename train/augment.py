@@ -12,18 +12,25 @@ Working on cached frames costs a millisecond where the waveform costs a hundred,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.mel import hz_to_mel, mel_to_hz
 from serkit.edge.window import silence
 
 Array = npt.NDArray[np.float32]
+
+
+#: Kinds of noise (sub-folders) that only tests ever hear; training may use all others.
+TEST_NOISES = ("babble", "car", "street", "transport")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,8 @@ class AugmentSettings:
         pitch_shift: Largest shift, semitones, either way.
         noise_probability: Share of windows that get noise.
         noise_snr_db: Range the signal-to-noise ratio is drawn from, dB.
+        noise_kinds: ``white``, made here, and sub-folders of the folder ``noise`` among the corpora; those that only
+            tests may hear (`TEST_NOISES`) are refused.
         tilt_db: Largest spectral tilt across the band, dB, either way (another microphone).
         time_masks: How many stretches of time are blanked.
         time_mask_frames: Their largest length, frames.
@@ -46,6 +55,7 @@ class AugmentSettings:
     pitch_shift: float = 0.0
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    noise_kinds: tuple[str, ...] = ("white",)
     tilt_db: float = 0.0
     time_masks: int = 0
     time_mask_frames: int = 20
@@ -58,14 +68,38 @@ class AugmentSettings:
             raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
         if not 0 <= self.noise_probability <= 1:
             raise SettingsError(f"noise_probability is {self.noise_probability}; it needs 0 to 1")
+        if not self.noise_kinds or (kept_back := sorted(set(self.noise_kinds) & set(TEST_NOISES))):
+            raise SettingsError(
+                f"noise_kinds are {', '.join(self.noise_kinds) or 'empty'}; name one or more, but not "
+                f"{', '.join(kept_back if self.noise_kinds else TEST_NOISES)}, which only tests may hear"
+            )
 
 
-@lru_cache(maxsize=4)
-def white_noise_frames(settings: FrontendSettings, seconds: float = 20.0) -> Array:
-    """Log-mel frames of white Gaussian noise with a mean frame power of 1, ``(n_frames, n_mels)``."""
-    noise = np.random.default_rng(0).standard_normal(int(seconds * settings.sample_rate)).astype(np.float32)
-    frames = features(noise, settings)
+def noise_frames(samples: Array, settings: FrontendSettings) -> Array:
+    """Log-mel frames of a noise recording brought to a mean frame power of 1, ``(n_frames, n_mels)``."""
+    frames = features(samples, settings)
     return np.asarray(frames - np.log(np.mean(np.exp(frames).sum(axis=1))), np.float32)
+
+
+def noise_library(settings: AugmentSettings, frontend: FrontendSettings, data: Path, longest: int) -> list[Array]:
+    """Frames of the noises that training may hear, each at least ``longest`` frames (short ones are repeated).
+
+    Raises:
+        SettingsError: A kind has no folder of recordings below ``data / "noise"``.
+    """
+    library = []
+    for kind in settings.noise_kinds if settings.noise_probability else ():
+        if kind == "white":
+            samples = [np.random.default_rng(0).standard_normal(20 * frontend.sample_rate).astype(np.float32)]
+        else:
+            files = sorted(p for p in (data / "noise" / kind).glob("*") if p.is_file())
+            if not files:
+                raise SettingsError(f"no noise recordings in {data / 'noise' / kind}; put some there, or drop {kind!r}")
+            samples = [read_audio(p, frontend.sample_rate) for p in files]
+        for recording in samples:
+            frames = noise_frames(recording, frontend)
+            library.append(np.tile(frames, (-(-(longest + 1) // len(frames)), 1)))
+    return library
 
 
 @lru_cache(maxsize=4)
@@ -123,6 +157,7 @@ def random_window(
     n_frames: int,
     settings: AugmentSettings,
     frontend: FrontendSettings,
+    noises: Sequence[Array],
     rng: np.random.Generator,
 ) -> Array:
     """One augmented window from anywhere in an utterance, not normalised, ``(n_frames, n_mels)``.
@@ -141,7 +176,7 @@ def random_window(
             rng.uniform(-a.tilt_db, a.tilt_db) * np.log(10) / 20
         )
     if a.noise_probability and rng.random() < a.noise_probability:
-        noise = white_noise_frames(frontend)
+        noise = noises[rng.integers(len(noises))] if len(noises) > 1 else noises[0]
         offset = rng.integers(len(noise) - n_frames)
         x = add_noise(x, noise[offset : offset + n_frames], rng.uniform(*a.noise_snr_db))
     for count, longest, axis in ((a.time_masks, a.time_mask_frames, 0), (a.mel_masks, a.mel_mask_bands, 1)):

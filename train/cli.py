@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def prepare_keras(backend: str | None = None) -> None:
     chosen = os.environ["KERAS_BACKEND"]
     if importlib.util.find_spec(chosen) is None:
         raise MissingExtraError(f"Keras' back end {chosen} is not installed; `pip install {chosen}` brings it")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing wherever two models predict
     with muted():
         importlib.import_module("keras")
 

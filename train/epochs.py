@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,9 +19,10 @@ Array = npt.NDArray[np.float32]
 class Epochs:
     """Batches of one epoch: which utterances, in what order, cut and augmented how, all decided by seed and epoch."""
 
-    def __init__(self, recipe: Recipe, data: FeatureSet) -> None:
+    def __init__(self, recipe: Recipe, data: FeatureSet, noises: Sequence[Array]) -> None:
         self.recipe = recipe
         self.data = data
+        self.noises = noises
         self._label = np.array([recipe.labels.index(u.emotion) for u in data.utterances])
         self._rows = {
             corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in recipe.corpora
@@ -59,6 +60,7 @@ class Epochs:
                 r.window.n_frames,
                 r.augment,
                 r.frontend,
+                self.noises,
                 np.random.default_rng([r.training.seed, epoch, position]),
             )
             for position, row in enumerate(rows, start)

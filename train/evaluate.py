@@ -11,11 +11,11 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 
-from serkit.edge.audio import read_audio
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
-from serkit.edge.errors import AudioError, CorpusError, SettingsError
-from serkit.edge.frontend import FrontendSettings, features
+from serkit.edge.errors import AudioError, CorpusError
+from serkit.edge.frontend import features
+from serkit.train import conditions
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
 from serkit.train.metrics import score
 from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
@@ -53,42 +53,69 @@ def evaluate(
     Raises:
         CorpusError: The model learned from what would be scored, or the corpus is missing.
     """
-    source = _run_source(run) if run is not None else _model_source(str(model), engine)
-    labels = source["labels"]
-    utterances = [u for u in read_corpus(corpus, data) if u.emotion in labels]
-    if not utterances:
-        raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
-    s = source["split"]
-    split = make_split(
-        utterances,
-        protocol,
-        fold=s["fold"] if protocol.startswith("random") else s["fold"] % n_folds(utterances, protocol),
-        seed=s["seed"],
-        validation_share=s["validation_share"],
-        needed=("test",),
-    )
-    learned = source["learned_from"]
-    check_unseen(split, learned["utterances"], learned["voices"])
-    noises = None if noise is None else _Noises(noise, source["frontend"].sample_rate)
-    scored, frames, refused = _frames(split.test, source["frontend"], noises, snr_db)
-    windows = window_utterances(frames, source["frontend"], source["window"])
-    probabilities = utterance_probabilities(source["logits"], windows, len(scored), source["temperature"])
-    figures = score(scored, probabilities, labels)
-    return {
-        "system": source["system"],
-        "model": source["name"],
-        "corpus": corpus,
-        "protocol": protocol,
-        "fold": s["fold"],
-        "seeds": [source["seed"]],
-        "format": source["format"],
-        "engine": source["engine"],
-        "noise": None if noise is None else {"folder": noise.name, "snr_db": snr_db},
-        "n_parameters": source["n_parameters"],
-        "size_bytes": source["size_bytes"],
-        "refused": refused,
-        **figures,
-    }
+    scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
+    if noise is None or snr_db is None:
+        return scorer.row()
+    condition = conditions.noise(noise, snr_db, scorer.sample_rate)
+    return scorer.row(condition) | {"noise": {"folder": noise.name, "snr_db": snr_db}}
+
+
+class Scorer:
+    """The test side of a protocol, ready to be scored under one condition after the other.
+
+    Args:
+        run, model, corpus, data, protocol, engine: As for `evaluate`.
+
+    Raises:
+        CorpusError: The model learned from what would be scored, or no recording can be used.
+    """
+
+    def __init__(
+        self, *, run: Path | None, model: str | None, corpus: str, data: Path, protocol: str, engine: str = "auto"
+    ) -> None:
+        self._source = source = _run_source(run) if run is not None else _model_source(str(model), engine)
+        self._about = {"corpus": corpus, "protocol": protocol}
+        self.sample_rate = source["frontend"].sample_rate
+        labels = source["labels"]
+        utterances = [u for u in read_corpus(corpus, data) if u.emotion in labels]
+        if not utterances:
+            raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
+        s = source["split"]
+        split = make_split(
+            utterances,
+            protocol,
+            fold=s["fold"] if protocol.startswith("random") else s["fold"] % n_folds(utterances, protocol),
+            seed=s["seed"],
+            validation_share=s["validation_share"],
+            needed=("test",),
+        )
+        learned = source["learned_from"]
+        check_unseen(split, learned["utterances"], learned["voices"])
+        self._utterances, self._samples, self._refused = _recordings(split.test, self.sample_rate)
+
+    def row(self, condition: conditions.Condition | None = None) -> dict[str, Any]:
+        """Figures under one condition, clean by default."""
+        source = self._source
+        frames = [
+            features(samples if condition is None else condition.apply(samples, u.name), source["frontend"])
+            for u, samples in zip(self._utterances, self._samples, strict=True)
+        ]
+        windows = window_utterances(frames, source["frontend"], source["window"])
+        probabilities = utterance_probabilities(source["logits"], windows, len(frames), source["temperature"])
+        return {
+            "system": source["system"],
+            "model": source["name"],
+            **self._about,
+            "fold": source["split"]["fold"],
+            "seeds": [source["seed"]],
+            "format": source["format"],
+            "engine": source["engine"],
+            "noise": None,
+            "n_parameters": source["n_parameters"],
+            "size_bytes": source["size_bytes"],
+            "refused": self._refused,
+            **score(self._utterances, probabilities, source["labels"]),
+        }
 
 
 def _run_source(run: Path) -> dict[str, Any]:
@@ -138,44 +165,20 @@ def _model_source(model: str, engine: str) -> dict[str, Any]:
     }
 
 
-def _frames(
-    utterances: Sequence[Utterance], frontend: FrontendSettings, noises: _Noises | None, snr_db: float | None
-) -> tuple[list[Utterance], list[Array], list[str]]:
-    """Features of each recording that can be used, those recordings, and a line for each of the others."""
-    scored: list[Utterance] = []
-    frames: list[Array] = []
+def _recordings(utterances: Sequence[Utterance], sample_rate: int) -> tuple[list[Utterance], list[Array], list[str]]:
+    """Each recording that can be used, its samples, and a line for each of the others."""
+    usable: list[Utterance] = []
+    samples: list[Array] = []
     refused: list[str] = []
     console = Console(stderr=True)
-    for u in track(utterances, "scoring", console=console, transient=True):
+    for u in track(utterances, "reading", console=console, transient=True):
         try:
-            samples = read_utterance(u, frontend.sample_rate)
+            samples.append(read_utterance(u, sample_rate))
         except AudioError as error:
             refused.append(str(error))
             console.print(f"left out: {error}", highlight=False, soft_wrap=True)
             continue
-        if noises is not None and snr_db is not None:
-            samples = noises.add(samples, snr_db, u.name)
-        scored.append(u)
-        frames.append(features(samples, frontend))
-    if not scored:
+        usable.append(u)
+    if not usable:
         raise CorpusError(f"none of {len(utterances)} recordings can be used; see the lines above")
-    return scored, frames, refused
-
-
-class _Noises:
-    """Noise recordings, each utterance always meeting the same one at the same place."""
-
-    def __init__(self, folder: Path, sample_rate: int) -> None:
-        files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
-        if not files:
-            raise SettingsError(f"{folder}: no noise recordings; give a folder of audio files with --noise")
-        self._recordings = [read_audio(p, sample_rate) for p in files]
-
-    def add(self, samples: Array, snr_db: float, name: str) -> Array:
-        rng = np.random.default_rng(list(name.encode()))
-        noise = self._recordings[rng.integers(len(self._recordings))]
-        start = int(rng.integers(len(noise)))
-        noise = np.resize(np.roll(noise, -start), len(samples))
-        power = float(np.mean(np.square(noise)))
-        gain = np.sqrt(float(np.mean(np.square(samples))) / max(power, 1e-12) / 10 ** (snr_db / 10))
-        return np.asarray(samples + np.float32(gain) * noise, np.float32)
+    return usable, samples, refused

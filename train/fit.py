@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serkit.edge.errors import SettingsError
 from serkit.train import plots
+from serkit.train.augment import noise_library
 from serkit.train.corpora import read_corpus
 from serkit.train.environment import environment
 from serkit.train.epochs import Epochs, learning_rate
@@ -80,15 +82,25 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     model = _model(recipe, run)
     sides = load_sides(split_for(recipe, data), recipe, data, out, cache)
+    if recipe.training.shuffle_labels:
+        sides["train"] = _shuffled(sides["train"], recipe.training.seed)
     if "environment" not in run.state:
         run.state["environment"] = environment()
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
     if SYSTEMS[recipe.system].fit is None:
-        _descend(recipe, model, sides, validation, run, console)
+        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.n_frames)
+        _descend(recipe, model, Epochs(recipe, sides["train"], noises), sides["validation"], validation, run, console)
     else:
         _fit_at_once(recipe, model, sides, validation, run)
     return report(recipe, model, sides, run)
+
+
+def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
+    """The same recordings with each other's labels."""
+    order = np.random.default_rng(seed).permutation(len(side.utterances))
+    dealt = [replace(u, emotion=side.utterances[i].emotion) for u, i in zip(side.utterances, order, strict=True)]
+    return replace(side, utterances=tuple(dealt))
 
 
 def _validation_figures(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> dict[str, Any]:
@@ -127,11 +139,10 @@ def _progress(console: Console, total: int, completed: int) -> Iterator[Any]:
 
 
 def _descend(
-    recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState, console: Console
+    recipe: Recipe, model: Any, epochs: Epochs, side: FeatureSet, validation: Windows, run: RunState, console: Console
 ) -> None:
     """Gradient descent, an epoch at a time, each one scored on the validation side and kept as a checkpoint."""
     t, out = recipe.training, run.out
-    epochs = Epochs(recipe, sides["train"])
     with _progress(console, t.epochs, run.state["epoch"]) as show:
         for epoch in range(run.state["epoch"], t.epochs):
             if t.patience and epoch - run.state["best_epoch"] > t.patience:
@@ -149,7 +160,7 @@ def _descend(
                 model.optimizer.finalize_variable_values(model.trainable_variables)
                 for variable in model.trainable_variables:  # JAX would free a buffer shared with the optimizer
                     variable.assign(np.array(variable))
-            figures = _validation_figures(recipe, model, sides["validation"], validation)
+            figures = _validation_figures(recipe, model, side, validation)
             if figures[t.monitor] > run.state["best_score"]:
                 run.state.update(best_score=figures[t.monitor], best_epoch=epoch)
                 run.save_best(model)

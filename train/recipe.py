@@ -31,6 +31,7 @@ class TrainingSettings:
         monitor: Validation score that picks the epoch: ``accuracy`` (R1) or ``uar``.
         ema: Momentum of the running mean of the weights that is scored and kept instead of the last step's; 0 is off.
         seed: Of the initial weights, order and augmentation; random splits have their own.
+        shuffle_labels: A control: deal the training labels out at random. Figures must come out at chance.
     """
 
     epochs: int = 100
@@ -43,6 +44,7 @@ class TrainingSettings:
     monitor: Literal["accuracy", "uar"] = "accuracy"
     ema: float = 0.0
     seed: int = 0
+    shuffle_labels: bool = False
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1:

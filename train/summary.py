@@ -22,6 +22,7 @@ from serkit.train.corpora import CORPORA, Utterance
 from serkit.train.metrics import score
 from serkit.train.recipe import Recipe
 from serkit.train.runs import load_run
+from serkit.train.zoo import SYSTEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,7 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
         for corpus in group[0].recipe.corpora
         if any(u.corpus == corpus for run in group for u in run.test)
     ]
-    return sorted(made, key=lambda c: (c.row["corpus"], c.row["protocol"], c.row["recipe"], c.row["epochs"]))
+    return sorted(made, key=lambda c: (c.row["corpus"], c.row["protocol"], c.row["recipe"], c.row["command"]))
 
 
 def _repetitions(group: Sequence[Run], corpus: str) -> dict[tuple[int, int], Repetition]:
@@ -221,7 +222,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "folds": sorted({r.recipe.split.fold for r in group}),
         "seeds": sorted({seed for seed, _ in repetitions}),
         "complete": all(r.complete for r in repetitions.values()),
-        "epochs": first.recipe.training.epochs,
+        "epochs": first.recipe.training.epochs if SYSTEMS[first.recipe.system].fit is None else None,
         "n_utterances": len({u.key for r in repetitions.values() for u in r.utterances}),
         "n_parameters": first.metrics["n_parameters"],
         "size_bytes": (first.path / "model.keras").stat().st_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,23 @@ def _train(recipe: dict[str, Any], data: str, out: str, backend: str) -> dict[st
     return {"uar": {corpus: f["uar"] for corpus, f in metrics.get("test", {}).items()}}
 
 
+def _reach(address: str) -> None:
+    """Ray itself would wait for minutes.
+
+    Raises:
+        SerkitError: Nobody listens at the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SerkitError(
+            f"no Ray cluster answers at {address} ({reason}); start one with `ray start --head`, or leave "
+            "--ray-address out"
+        ) from None
+
+
 def sweep(
     recipes: Sequence[Recipe],
     data: Path,
@@ -85,6 +103,8 @@ def sweep(
     """
     import ray
 
+    if address is not None and address != "auto":
+        _reach(address)
     outs = [runs / run_name(r) for r in recipes]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
     quiet |= {"OMP_NUM_THREADS": str(threads), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}

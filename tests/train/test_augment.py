@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import librosa
 import numpy as np
 import pytest
+import soundfile
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
@@ -10,13 +13,15 @@ from serkit.edge.window import silence
 from serkit.train.augment import (
     AugmentSettings,
     add_noise,
+    noise_library,
     random_window,
     shift_pitch,
     stretch_time,
-    white_noise_frames,
 )
 
 S = FrontendSettings()
+NOISY = AugmentSettings(noise_probability=1.0)
+NOISES = noise_library(NOISY, S, Path(), 128)
 FILL = silence(S)
 
 
@@ -52,24 +57,24 @@ def test_noise_does_what_the_waveform_would(rng: np.random.Generator, snr_db: fl
     gain = np.sqrt(np.mean(steady**2) / 10 ** (snr_db / 10))
     theirs = features(steady + gain * noise, S)
     clean = features(steady, S)
-    ours = add_noise(clean, white_noise_frames(S)[: len(clean)], snr_db)
+    ours = add_noise(clean, noise_library(NOISY, S, Path(), 128)[0][: len(clean)], snr_db)
     assert np.max(np.abs(ours[:, 8:].mean(axis=0) - theirs[:, 8:].mean(axis=0))) < 0.5
 
 
 def test_nothing_switched_on_changes_nothing(speech: np.ndarray, rng: np.random.Generator) -> None:
     plain = features(speech, S)
-    assert np.array_equal(random_window(plain, len(plain), AugmentSettings(), S, rng), plain)
+    assert np.array_equal(random_window(plain, len(plain), AugmentSettings(), S, NOISES, rng), plain)
 
 
 def test_a_short_utterance_lies_in_silence_and_a_long_one_is_cropped(speech: np.ndarray) -> None:
     plain = features(speech, S)
     starts = set()
     for seed in range(20):
-        window = random_window(plain[:50], 128, AugmentSettings(), S, np.random.default_rng(seed))
+        window = random_window(plain[:50], 128, AugmentSettings(), S, NOISES, np.random.default_rng(seed))
         heard = np.flatnonzero((window != FILL).any(axis=1))
         assert 48 <= len(heard) <= 51
         starts.add(int(heard[0]))
-        assert random_window(plain, 128, AugmentSettings(), S, np.random.default_rng(seed)).shape == (
+        assert random_window(plain, 128, AugmentSettings(), S, NOISES, np.random.default_rng(seed)).shape == (
             128,
             128,
         )
@@ -81,7 +86,7 @@ def test_windows_are_drawn_by_seed_and_stay_finite(speech: np.ndarray) -> None:
         time_stretch=0.3, pitch_shift=4, noise_probability=1, tilt_db=6, time_masks=2, mel_masks=2
     )
     plain = features(speech, S)
-    draws = [random_window(plain, 128, settings, S, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    draws = [random_window(plain, 128, settings, S, NOISES, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     assert all(np.isfinite(d).all() and d.dtype == np.float32 for d in draws)
@@ -93,3 +98,19 @@ def test_settings_say_what_is_wrong() -> None:
         AugmentSettings(noise_snr_db=(30, 5))
     with pytest.raises(SettingsError, match="noise_probability is 2"):
         AugmentSettings(noise_probability=2)
+
+
+def test_noise_kinds_come_from_folders_and_some_are_for_tests_alone(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = tmp_path / "noise" / "kettle"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(8000), 16000)
+    both = AugmentSettings(noise_probability=1.0, noise_kinds=("white", "kettle"))
+    library = noise_library(both, S, tmp_path, 128)
+    assert len(library) == 2
+    for frames in library:
+        assert len(frames) > 128
+        assert np.mean(np.exp(frames).sum(axis=1)) == pytest.approx(1, rel=1e-3)
+    with pytest.raises(SettingsError, match=r"no noise recordings in .*noise/rain; put some there, or drop 'rain'"):
+        noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("rain",)), S, tmp_path, 128)
+    with pytest.raises(SettingsError, match="not car, which only tests may hear"):
+        AugmentSettings(noise_kinds=("white", "car"))

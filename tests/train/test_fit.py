@@ -86,14 +86,14 @@ def test_patience_stops_early(recipe: Recipe, corpus: Path, tmp_path: Path) -> N
 def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path) -> None:
     third = replace(recipe, corpora={"ravdess": 1 / 3})
     data = load_features(split_for(third, corpus).train, third.frontend)
-    epochs = Epochs(third, data)
+    epochs = Epochs(third, data, [])
     n = len(data.utterances)
     drawn = np.concatenate([epochs.order(e) for e in range(6)])
     assert len(epochs.order(0)) == round(n / 3)
     counts = np.bincount(drawn, minlength=n)
     assert counts.min() >= 1
     assert counts.max() <= 3
-    assert np.array_equal(epochs.order(3), Epochs(third, data).order(3))
+    assert np.array_equal(epochs.order(3), Epochs(third, data, []).order(3))
     x, y = next(epochs.batches(0))
     assert x.shape == (32, 64, 128)
     assert y.sum(axis=1) == pytest.approx(1)

@@ -1,0 +1,78 @@
+"""What conversion costs: each run in every format, scored on its test side beside Keras."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from serkit.convert.bundle import convert_formats
+from serkit.convert.export import FORMATS
+from serkit.edge.bundle import read_bundle
+from serkit.edge.engine import Engine
+from serkit.edge.errors import SerkitError
+from serkit.train.features import load_features
+from serkit.train.fit import split_for
+from serkit.train.metrics import score
+from serkit.train.runs import load_run, load_trained
+from serkit.train.scoring import Logits, keras_logits, utterance_probabilities, window_utterances
+
+
+def measure(
+    runs: Sequence[Path], data: Path, formats: Sequence[str], shown: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """One row per run and format.
+
+    Args:
+        runs: Finished run folders.
+        data: Folder that holds their corpora.
+        formats: Keys of `FORMATS`.
+        shown: Called with each row as it is made.
+
+    Returns:
+        Rows with ``system, recipe, corpus, protocol, fold, seed, format, engine, size_bytes, n_utterances, uar,
+        uar_keras, uar_change, label_agreement``; fractions.
+
+    Raises:
+        SerkitError: Unknown format, or a run is not finished.
+    """
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise SerkitError(f"no format {unknown[0]!r}; choose one of {', '.join(FORMATS)}")
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        recipe, metrics, _ = load_run(run)
+        test = load_features(split_for(recipe, data).test, recipe.frontend)
+        windows = window_utterances(test.frames, recipe.frontend, recipe.window)
+
+        def answers(logits: Logits, test: Any = test, windows: Any = windows, t: float = metrics["temperature"]) -> Any:
+            return utterance_probabilities(logits, windows, len(test.utterances), t)
+
+        reference = answers(keras_logits(load_trained(run)))
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = {f: Path(folder) / f"{f}.tflite" for f in formats}
+            infos = convert_formats(run, outputs, refuse_strays=False)
+            for format, output in outputs.items():
+                engine = Engine(read_bundle(str(output)).data)
+                probabilities = answers(engine.batch_logits)
+                before, after = (score(test.utterances, p, recipe.labels) for p in (reference, probabilities))
+                rows.append(
+                    {
+                        "system": recipe.system,
+                        "recipe": recipe.name,
+                        "corpus": "+".join(recipe.corpora),
+                        "protocol": recipe.split.protocol,
+                        "fold": recipe.split.fold,
+                        "seed": recipe.training.seed,
+                        "format": format,
+                        "engine": engine.name,
+                        "size_bytes": infos[format]["size_bytes"],
+                        "n_utterances": after["n_utterances"],
+                        "uar": after["uar"],
+                        "uar_keras": before["uar"],
+                        "uar_change": round(after["uar"] - before["uar"], 4),
+                        "label_agreement": round(float((probabilities.argmax(1) == reference.argmax(1)).mean()), 4),
+                    }
+                )
+                shown(rows[-1])
+    return rows

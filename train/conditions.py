@@ -1,0 +1,125 @@
+"""What may happen to a voice on its way to the microphone, done to clean recordings: how much does a model lose?
+
+Each condition changes samples and nothing else, the same way for the same utterance in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.signal import butter, oaconvolve, sosfilt
+
+from serkit.edge.audio import read_audio
+from serkit.edge.errors import SettingsError
+from serkit.train.augment import TEST_NOISES
+
+Array = npt.NDArray[np.float32]
+
+#: Signal-to-noise ratios of a noise curve, dB.
+SNRS_DB = (20.0, 10.0, 5.0, 0.0)
+_GAINS_DB = (-30.0, -15.0, 15.0)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to change a recording.
+
+    Attributes:
+        kind: ``clean``, ``noise``, ``room``, ``gain``, ``telephone`` or ``clipped``.
+        what: Which noise, room or amount.
+        snr_db: Signal-to-noise ratio, of noise.
+        apply: Samples and the utterance's name to changed samples, float32, same length.
+        heard_in_training: Whether training may use this kind of noise.
+    """
+
+    kind: str
+    what: str
+    apply: Callable[[Array, str], Array]
+    snr_db: float | None = None
+    heard_in_training: bool = False
+
+
+def _recordings(folder: Path, what: str) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    if not files:
+        raise SettingsError(f"{folder}: no {what} recordings; give a folder of audio files")
+    return files
+
+
+def noise(folder: Path, snr_db: float, sample_rate: int) -> Condition:
+    """Noise from the recordings in ``folder``; each utterance always meets the same one at the same place.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    recordings = [read_audio(p, sample_rate) for p in _recordings(folder, "noise")]
+
+    def apply(samples: Array, name: str) -> Array:
+        rng = np.random.default_rng(list(name.encode()))
+        chosen = recordings[rng.integers(len(recordings))]
+        chosen = np.resize(np.roll(chosen, -int(rng.integers(len(chosen)))), len(samples))
+        power = float(np.mean(np.square(chosen)))
+        gain = np.sqrt(float(np.mean(np.square(samples))) / max(power, 1e-12) / 10 ** (snr_db / 10))
+        return np.asarray(samples + np.float32(gain) * chosen, np.float32)
+
+    return Condition("noise", folder.name, apply, snr_db, folder.name not in TEST_NOISES)
+
+
+def room(path: Path, sample_rate: int) -> Condition:
+    """Convolution with a room impulse response, brought back to the level the recording had."""
+    response = read_audio(path, sample_rate)
+    response = response[int(np.argmax(np.abs(response))) :]  # no delay: the direct sound comes first
+
+    def apply(samples: Array, name: str) -> Array:
+        wet = oaconvolve(samples, response)[: len(samples)]
+        level = np.sqrt(np.mean(np.square(samples)) / max(float(np.mean(np.square(wet))), 1e-12))
+        return np.asarray(wet * level, np.float32)
+
+    return Condition("room", path.stem, apply)
+
+
+def gain(db: float) -> Condition:
+    """Louder or softer; above full scale it clips, as a recording would."""
+    factor = np.float32(10 ** (db / 20))
+    return Condition("gain", f"{db:+g} dB", lambda samples, name: np.clip(samples * factor, -1, 1))
+
+
+def telephone(sample_rate: int) -> Condition:
+    """The telephone's band, 300 to 3400 Hz (ITU-T G.712), as an eighth-order Butterworth band-pass."""
+    band = butter(4, (300, 3400), "bandpass", fs=sample_rate, output="sos")
+    return Condition("telephone", "300-3400 Hz", lambda samples, name: np.asarray(sosfilt(band, samples), np.float32))
+
+
+def clipped(share: float = 0.05) -> Condition:
+    """An overdriven input: the loudest ``share`` of the samples stand at the limit."""
+
+    def apply(samples: Array, name: str) -> Array:
+        limit = max(float(np.quantile(np.abs(samples), 1 - share)), 1e-6)
+        return np.asarray(np.clip(samples, -limit, limit), np.float32)
+
+    return Condition("clipped", f"{share:.0%} of samples", apply)
+
+
+def conditions(noises: Path | None, rooms: Path | None, sample_rate: int) -> Sequence[Condition]:
+    """The whole set: clean, every kind of noise at every ratio, every room, gains, telephone, clipping.
+
+    Args:
+        noises: Folder with one sub-folder of recordings per kind of noise; without it, no noise.
+        rooms: Folder of impulse responses; without it, no rooms.
+        sample_rate: Hz.
+
+    Raises:
+        SettingsError: A folder holds no recording.
+    """
+    made = [Condition("clean", "", lambda samples, name: samples)]
+    if noises is not None:
+        _recordings(noises, "noise")
+        kinds = [d for d in sorted(noises.iterdir()) if d.is_dir()] or [noises]
+        made += [noise(kind, snr, sample_rate) for kind in kinds for snr in SNRS_DB]
+    if rooms is not None:
+        made += [room(path, sample_rate) for path in _recordings(rooms, "room impulse response")]
+    return [*made, *map(gain, _GAINS_DB), telephone(sample_rate), clipped()]
