@@ -30,7 +30,7 @@ def convert(run: Path, format: str, output: Path, name: str | None, as_json: boo
 
     \b
     Example:
-      serkit convert runs/r1-ship-ship-test-0-0 --format int8 -o my-model.tflite
+      serkit convert runs/mine --format int8 -o my-model.tflite
     """
     prepare_keras("tensorflow")
     from serkit.convert.bundle import convert_run

@@ -51,6 +51,7 @@ def prepare_keras(backend: str | None = None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--data-parallel", is_flag=True, help="Share each batch over all GPUs of this machine; needs JAX.")
 @click.option(
     "--backend",
     type=click.Choice(["tensorflow", "jax", "torch"]),
@@ -66,6 +67,7 @@ def train(
     fold: int | None,
     seed: int | None,
     epochs: int | None,
+    data_parallel: bool,
     backend: str | None,
     as_json: bool,
 ) -> None:
@@ -80,8 +82,12 @@ def train(
     """
     prepare_keras(backend)
     from serkit.train.fit import train as run
+    from serkit.train.parallel import use_all_devices
     from serkit.train.recipe import override, read_recipe
     from serkit.train.runs import run_name
+
+    if data_parallel:
+        use_all_devices()
 
     chosen = override(
         read_recipe(recipe),

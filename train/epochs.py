@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.errors import SettingsError
 from serkit.edge.window import normalise
 from serkit.train.augment import random_window
 from serkit.train.features import FeatureSet
+from serkit.train.parallel import n_devices
 from serkit.train.recipe import Recipe, TrainingSettings
 
 Array = npt.NDArray[np.float32]
@@ -23,6 +25,10 @@ class Epochs:
         self.recipe = recipe
         self.data = data
         self.noises = noises
+        if recipe.training.batch_size % n_devices():
+            raise SettingsError(
+                f"batch_size {recipe.training.batch_size} cannot be shared by {n_devices()} devices; choose a multiple"
+            )
         self._label = np.array([recipe.labels.index(u.emotion) for u in data.utterances])
         self._rows = {
             corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in recipe.corpora
@@ -37,7 +43,8 @@ class Epochs:
             seed = self.recipe.training.seed
             cycle = np.concatenate([np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)])
             chosen.append(cycle[start : start + n])
-        return np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
+        order = np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
+        return order[: len(order) - len(order) % n_devices()]
 
     def batches(self, epoch: int) -> Iterator[tuple[Array, Array]]:
         """Inputs ``(n, n_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""

@@ -12,13 +12,19 @@ import numpy.typing as npt
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, normalise, pool_windows, silence, softmax
+from serkit.train.parallel import n_devices
 
 Logits = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 
 def keras_logits(model: Any) -> Logits:
     """A Keras model as a function of numpy windows, on any back end."""
-    return lambda x: np.asarray(model.predict(x, batch_size=64, verbose=0), np.float32)
+
+    def logits(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        filled = np.concatenate([x, np.repeat(x[-1:], -len(x) % n_devices(), axis=0)])
+        return np.asarray(model.predict(filled, batch_size=64, verbose=0), np.float32)[: len(x)]
+
+    return logits
 
 
 @dataclass(frozen=True)
