@@ -79,6 +79,42 @@ def _robustness(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _explain(results: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| run | attribution in 300-3000 Hz | mel bands in it | UAR | without it | it alone | centroid, arousal | "
+        "bandwidth, valence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for file in results.values():
+        for r in file["rows"] if file["benchmark"] == "explain" else ():
+            o, c = r["occlusion"], r["correlates"]
+            rhos = [
+                f"{c[k]['rho']:+.2f} ({c[k]['ci95'][0]:+.2f} to {c[k]['ci95'][1]:+.2f})" if k in c else ""
+                for k in ("centroid_arousal", "bandwidth_valence")
+            ]
+            cells = [
+                r["run"], f"{r['attribution_share_in_band']:.0%}", f"{r['share_of_mel_bands_in_band']:.0%}",
+                f"{o['uar']:.3f}", f"{o['uar_without_band']:.3f}", f"{o['uar_band_alone']:.3f}", *rhos,
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _formats(results: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "| recipe | corpus, protocol | format | bytes | UAR | change from Keras | same label |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for file in results.values():
+        for r in file["rows"] if file["benchmark"] == "formats" else ():
+            cells = [
+                r["recipe"], f"{r['corpus']}, {r['protocol']}", r["format"], f"{r['size_bytes']:,}", f"{r['uar']:.3f}",
+                f"{r['uar_change']:+.4f}", f"{r['label_agreement']:.3f}",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def _frontend(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = results["frontend"]["rows"] if "frontend" in results else []
     lines = [
@@ -97,7 +133,7 @@ def _frontend(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def tables() -> str:
-    """All tables as Markdown."""
+    """What the README shows, as Markdown: how good the shipped models and the published systems are."""
     results = read_results()
     return "\n".join([
         "Accuracy, as fractions; the last column is that speaker's UAR. `random` splits have the same speakers in",
@@ -114,19 +150,46 @@ def tables() -> str:
         "What the papers claim:",
         "",
         *_claims(results),
+    ])  # fmt: skip
+
+
+def more_tables() -> str:
+    """The other measurements, as Markdown."""
+    results = read_results()
+    return "\n".join([
+        "# More results",
         "",
-        "What noise, rooms, level, telephone and clipping leave of the UAR; training never heard these recordings:",
+        "Made by `serkit report --readme` from the JSON files here; the accuracy of models and systems is in the README.",
+        "",
+        "## Noise, rooms, level, telephone, clipping",
+        "",
+        "UAR that is left. Training never heard these recordings.",
         "",
         *_robustness(results),
-        "Front end, milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s",
-        "of new audio per step, of which the model sees the last 2.56 s, which the others compute anew each time:",
+        "## Quantization",
+        "",
+        "On the test side of one run, beside Keras.",
+        "",
+        *_formats(results),
+        "",
+        "## What a model hears",
+        "",
+        "Whether R1's claims hold (`serkit explain`, validation side; Spearman correlations with 95 % by drawing speakers).",
+        "",
+        *_explain(results),
+        "",
+        "## Front end",
+        "",
+        "Milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s of new audio per step,",
+        "of which the model sees the last 2.56 s, which the others compute anew each time.",
         "",
         *_frontend(results),
+        "",
     ])  # fmt: skip
 
 
 def update_readme(path: Path) -> None:
-    """Replace what stands between the results markers.
+    """Replace what stands between the results markers, and write the other tables beside the results files.
 
     Raises:
         SettingsError: There is no README.md with the markers here.
@@ -136,3 +199,4 @@ def update_readme(path: Path) -> None:
     if not pattern.search(text):
         raise SettingsError(f"{path}: no results markers; run this in the folder of serkit's README.md")
     path.write_text(pattern.sub(lambda _: f"{_BEGIN}\n{tables()}\n{_END}", text), encoding="utf-8")
+    (path.parent / "benchmarks" / "results" / "README.md").write_text(more_tables(), encoding="utf-8")

@@ -214,8 +214,9 @@ def ensemble(runs: tuple[Path, ...], data: Path, out: Path, name: str | None, as
     help="Folder that holds the run's corpora, for the acoustic correlates; $SERKIT_DATA by default.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and JSON; RUN/explain by default.")
+@click.option("--results", type=click.Path(path_type=Path), help="Also write the figures there, as a results JSON.")
 @as_json
-def explain(run: Path, data: Path | None, out: Path | None, as_json: bool) -> None:
+def explain(run: Path, data: Path | None, out: Path | None, results: Path | None, as_json: bool) -> None:
     """Show what a run listens to: attribution maps, a band-occlusion test, attention, acoustic correlates.
 
     \b
@@ -225,8 +226,16 @@ def explain(run: Path, data: Path | None, out: Path | None, as_json: bool) -> No
     prepare_keras("tensorflow")
     from serkit.train.explain import explain as look
 
+    if results is not None and not results.parent.is_dir():
+        raise SettingsError(f"{results}: no folder {results.parent}; make it first")
     out = out or run / "explain"
     result = look(run, out, data)
+    if results is not None:
+        from serkit.train.results import write_results
+
+        points = {name: {k: v for k, v in f.items() if k not in ("hz", "against")}
+                  for name, f in result.get("correlates", {}).items()}  # fmt: skip
+        write_results(results, "explain", [result | {"correlates": points}])
     if as_json:
         click.echo(json.dumps(result))
         return

@@ -68,7 +68,10 @@ def test_the_readme_shows_the_committed_results(tmp_path: Path, monkeypatch: pyt
     readme = Path(__file__).parents[2] / "README.md"
     copy = tmp_path / "README.md"
     copy.write_text(readme.read_text())
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(main, ["report", "--readme"]).exit_code == 0
     assert copy.read_text() == readme.read_text(), "run `serkit report --readme`"
+    more = Path("benchmarks") / "results" / "README.md"
+    assert (tmp_path / more).read_text() == (readme.parent / more).read_text(), "run `serkit report --readme`"
     assert read_results()
