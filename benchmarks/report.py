@@ -159,7 +159,7 @@ def more_tables() -> str:
     return "\n".join([
         "# More results",
         "",
-        "Made by `serkit report --readme` from the JSON files here; the accuracy of models and systems is in the README.",
+        "Made by `serkit report --readme` from the JSON files here; accuracy is in the README.",
         "",
         "## Noise, rooms, level, telephone, clipping",
         "",
@@ -174,7 +174,7 @@ def more_tables() -> str:
         "",
         "## What a model hears",
         "",
-        "Whether R1's claims hold (`serkit explain`, validation side; Spearman correlations with 95 % by drawing speakers).",
+        "Whether R1's claims hold (`serkit explain`, validation side; Spearman correlations with 95 %).",
         "",
         *_explain(results),
         "",
