@@ -57,7 +57,7 @@ def _claims(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def _robustness(results: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
-    for file in results.values():
+    for name, file in results.items():
         if file["benchmark"] != "robustness":
             continue
         rows = file["rows"]
@@ -75,7 +75,7 @@ def _robustness(results: dict[str, dict[str, Any]]) -> list[str]:
         other = [f"{r['condition']} {r['what']} {r['uar']:.3f}" for r in rows if r["condition"] in _ONE_FIGURE]
         if rooms:
             other.insert(0, f"rooms {min(rooms):.3f} to {max(rooms):.3f}")
-        lines += ["", "; ".join(other) + ".", ""]
+        lines += ["", "; ".join(other) + ".", "", f"![UAR under each condition]({name}.png)", ""]
     return lines
 
 
