@@ -136,6 +136,8 @@ def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, 
     def shown(row: dict[str, Any]) -> None:
         if as_json:
             click.echo(json.dumps({"schema": 1, **row}))
+        elif "error" in row:
+            click.echo(f"{row['recipe']:<22} {row['format']:<8} {row['error']}")
         else:
             click.echo(
                 f"{row['recipe']:<22} {row['format']:<8} {row['size_bytes']:>11,} bytes  UAR {row['uar']:.3f} "

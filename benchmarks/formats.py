@@ -11,9 +11,8 @@ from serkit.convert.bundle import convert_formats
 from serkit.convert.export import FORMATS
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
-from serkit.edge.errors import SerkitError
-from serkit.train.features import load_features
-from serkit.train.fit import split_for
+from serkit.edge.errors import ModelError, SettingsError
+from serkit.train.fit import load_sides, split_for
 from serkit.train.metrics import score
 from serkit.train.runs import load_run, load_trained
 from serkit.train.scoring import Logits, keras_logits, utterance_probabilities, window_utterances
@@ -32,17 +31,17 @@ def measure(
 
     Returns:
         Rows with ``system, recipe, corpus, protocol, fold, seed, format, engine, size_bytes, n_utterances, uar,
-        uar_keras, uar_change, label_agreement``; fractions.
+        uar_keras, uar_change, label_agreement``; fractions. Where the converter fails, ``error`` instead of figures.
 
     Raises:
-        SerkitError: Unknown format, or a run is not finished.
+        SerkitError: Unknown format, a run is not finished, or the corpora are not those it was split from.
     """
     if unknown := sorted(set(formats) - set(FORMATS)):
-        raise SerkitError(f"no format {unknown[0]!r}; choose one of {', '.join(FORMATS)}")
+        raise SettingsError(f"no format {unknown[0]!r}; choose one of {', '.join(FORMATS)}")
     rows: list[dict[str, Any]] = []
     for run in runs:
         recipe, metrics, _ = load_run(run)
-        test = load_features(split_for(recipe, data).test, recipe.frontend)
+        test = load_sides(split_for(recipe, data), recipe, data, run, None)["test"]  # the run's own, or an error
         windows = window_utterances(test.frames, recipe.frontend, recipe.window)
 
         def answers(logits: Logits, test: Any = test, windows: Any = windows, t: float = metrics["temperature"]) -> Any:
@@ -50,23 +49,31 @@ def measure(
 
         reference = answers(keras_logits(load_trained(run)))
         with tempfile.TemporaryDirectory() as folder:
-            outputs = {f: Path(folder) / f"{f}.tflite" for f in formats}
-            infos = convert_formats(run, outputs, refuse_strays=False)
-            for format, output in outputs.items():
+            for format in formats:
+                output = Path(folder) / f"{format}.tflite"
+                about = {
+                    "system": recipe.system,
+                    "recipe": recipe.name,
+                    "corpus": "+".join(recipe.corpora),
+                    "protocol": recipe.split.protocol,
+                    "fold": recipe.split.fold,
+                    "seed": recipe.training.seed,
+                    "format": format,
+                }
+                try:
+                    info = convert_formats(run, {format: output}, refuse_strays=False)[format]
+                except ModelError as error:  # the converter's; the other formats and runs go on
+                    rows.append({**about, "error": str(error)})
+                    shown(rows[-1])
+                    continue
                 engine = Engine(read_bundle(str(output)).data)
                 probabilities = answers(engine.batch_logits)
                 before, after = (score(test.utterances, p, recipe.labels) for p in (reference, probabilities))
                 rows.append(
                     {
-                        "system": recipe.system,
-                        "recipe": recipe.name,
-                        "corpus": "+".join(recipe.corpora),
-                        "protocol": recipe.split.protocol,
-                        "fold": recipe.split.fold,
-                        "seed": recipe.training.seed,
-                        "format": format,
+                        **about,
                         "engine": engine.name,
-                        "size_bytes": infos[format]["size_bytes"],
+                        "size_bytes": info["size_bytes"],
                         "n_utterances": after["n_utterances"],
                         "uar": after["uar"],
                         "uar_keras": before["uar"],

@@ -6,12 +6,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table
+from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table, recipe_words
 from serkit.edge.errors import SettingsError
 from serkit.train.results import read_results
 
 _ONE_FIGURE = ("gain", "telephone", "clipped")
 _BEGIN, _END = "<!-- results: made by `serkit report --readme` -->", "<!-- end of results -->"
+
+
+def _protocol(row: dict[str, Any]) -> str:
+    one_fold = row["protocol"] in ("speaker-independent", "cross-corpus")
+    return f"{row['protocol']}, fold {row['fold']} only" if one_fold else str(row["protocol"])
 
 
 def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
@@ -20,10 +25,11 @@ def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
         "| model | format | corpus | protocol | files | UAR (95 %) | accuracy | macro-F1 | worst speaker |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
+    rows = [(name, row) for name, row in rows if row["noise"] is None]
     for _, r in sorted(rows, key=lambda item: (item[1]["corpus"], item[1]["protocol"], item[1]["format"])):
         low, high = r["uar_ci95"]
         cells = [
-            r["model"], r["format"], r["corpus"], r["protocol"], r["n_utterances"],
+            r["model"], r["format"], r["corpus"], _protocol(r), r["n_utterances"],
             f"{r['uar']:.3f} ({low:.2f}-{high:.2f})",
             f"{r['accuracy']:.3f}", f"{r['macro_f1']:.3f}",
             f"{r['worst_speaker_uar']:.3f}",
@@ -35,15 +41,16 @@ def _accuracy(results: dict[str, dict[str, Any]]) -> list[str]:
 def _systems(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = [row for file in results.values() if file["benchmark"] == "systems" for row in file["rows"]]
     lines = [
-        "| recipe | corpus | protocol | UAR (95 %) | accuracy | worst speaker | ECE | parameters | made by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| recipe | corpus | protocol | UAR (95 %) | accuracy | worst speaker | ECE | in training | size | made by |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in sorted(rows, key=lambda r: (r["corpus"], r["protocol"].startswith("random"), -r["uar"])):
-        low, high = r["uar_ci95"]
+        interval = "({:.2f}-{:.2f})".format(*r["uar_ci95"]) if r["uar_ci95"] else ""
         cells = [
-            r["recipe"], r["corpus"], r["protocol"] + ("" if r["complete"] else f", folds {r['folds']} only"),
-            f"{r['uar']:.3f} ({low:.2f}-{high:.2f})", f"{r['accuracy']:.3f}", f"{r['worst_speaker_uar']:.3f}",
-            f"{r['ece']:.3f}", f"{r['n_parameters']:,}", f"`{r['command']}`",
+            recipe_words(r), r["corpus"], r["protocol"] + ("" if r["complete"] else f", folds {r['folds']} only"),
+            f"{r['uar']:.3f} {interval}", f"{r['accuracy']:.3f}", f"{r['worst_speaker_uar']:.3f}", f"{r['ece']:.3f}",
+            "" if r["train_accuracy"] is None else f"{r['train_accuracy']:.2f}", f"{r['n_parameters']:,}",
+            f"`{r['command']}`",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
@@ -79,6 +86,13 @@ def _robustness(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _correlation(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return ""
+    interval = " ({:+.2f} to {:+.2f})".format(*figures["ci95"]) if figures["ci95"] else ""
+    return f"{figures['rho']:+.2f}{interval}"
+
+
 def _explain(results: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         "| run | attribution in 300-3000 Hz | mel bands in it | UAR | without it | it alone | centroid, arousal | "
@@ -88,10 +102,7 @@ def _explain(results: dict[str, dict[str, Any]]) -> list[str]:
     for file in results.values():
         for r in file["rows"] if file["benchmark"] == "explain" else ():
             o, c = r["occlusion"], r["correlates"]
-            rhos = [
-                f"{c[k]['rho']:+.2f} ({c[k]['ci95'][0]:+.2f} to {c[k]['ci95'][1]:+.2f})" if k in c else ""
-                for k in ("centroid_arousal", "bandwidth_valence")
-            ]
+            rhos = [_correlation(c.get(k)) for k in ("centroid_arousal", "bandwidth_valence")]
             cells = [
                 r["run"], f"{r['attribution_share_in_band']:.0%}", f"{r['share_of_mel_bands_in_band']:.0%}",
                 f"{o['uar']:.3f}", f"{o['uar_without_band']:.3f}", f"{o['uar_band_alone']:.3f}", *rhos,
@@ -107,6 +118,9 @@ def _formats(results: dict[str, dict[str, Any]]) -> list[str]:
     ]
     for file in results.values():
         for r in file["rows"] if file["benchmark"] == "formats" else ():
+            if "error" in r:
+                lines.append(f"| {r['recipe']} | {r['corpus']}, {r['protocol']} | {r['format']} | {r['error']} | | | |")
+                continue
             cells = [
                 r["recipe"], f"{r['corpus']}, {r['protocol']}", r["format"], f"{r['size_bytes']:,}", f"{r['uar']:.3f}",
                 f"{r['uar_change']:+.4f}", f"{r['label_agreement']:.3f}",
@@ -143,7 +157,8 @@ def tables() -> str:
         "",
         "The published systems, their baselines and a peer, trained by the command in each row. `speaker-independent`:",
         "nobody tested was heard in training; folds pooled, seeds averaged, 95 % by drawing speakers anew. Few epochs",
-        "and seeds mean a smaller schedule than the recipe's, on two cores:",
+        "and seeds mean a smaller schedule than the recipe's, on two cores; a low accuracy `in training` (augmented",
+        "windows) says that it was too small. Two speakers make no interval; size is in parameters:",
         "",
         *_systems(results),
         "",
@@ -163,7 +178,8 @@ def more_tables() -> str:
         "",
         "## Noise, rooms, level, telephone, clipping",
         "",
-        "UAR that is left. Training never heard these recordings.",
+        "UAR that is left. No recipe may train on babble, car, street and transport; whether one trained on another",
+        "kind, its rows say.",
         "",
         *_robustness(results),
         "## Quantization",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import conditions
 from serkit.train.evaluate import Scorer
 
@@ -22,10 +23,12 @@ def measure(
         shown: Called with each row as it is made.
 
     Returns:
-        Rows with ``condition, what, snr_db, heard_in_training, uar, uar_loss`` (against clean) and the figures of
-        `Scorer.row`, without its tables.
+        Rows with ``condition, what, snr_db, test_only`` (no recipe may train on this kind), ``heard_in_training`` (None
+        where the model does not say), ``uar, uar_loss`` (against clean) and the figures of `Scorer.row`, without its
+        tables.
     """
     rows: list[dict[str, Any]] = []
+    heard = scorer.noise_kinds
     for condition in conditions(noises, rooms, scorer.sample_rate):
         figures = scorer.row(condition)
         for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise"):
@@ -36,7 +39,8 @@ def measure(
                 "condition": condition.kind,
                 "what": condition.what,
                 "snr_db": condition.snr_db,
-                "heard_in_training": condition.heard_in_training,
+                "test_only": condition.what in TEST_NOISES if condition.kind == "noise" else None,
+                "heard_in_training": None if heard is None else condition.kind == "noise" and condition.what in heard,
                 "uar_loss": round(clean - figures["uar"], 4),
                 **figures,
             }

@@ -42,8 +42,8 @@ The weights carry the terms of these corpora; where one is non-commercial, so ar
 
 ## Limits
 
-All speakers are actors, few, adult, and speak English or German. Everyday emotion is weaker and mixed; expect lower
-figures than these. The answer says how a voice sounds, never what a person feels.
+All speakers are actors, few, adult, and speak the languages of these corpora. Everyday emotion is weaker and mixed;
+expect lower figures than these. The answer says how a voice sounds, never what a person feels.
 
 Not for: judging people at work or in education (EU AI Act, Article 5(1)(f), but for medical or safety reasons), hiring,
 credit, policing, lie detection. Where it is used, people must be told (Article 50(3)).

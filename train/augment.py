@@ -25,6 +25,7 @@ from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.mel import hz_to_mel, mel_to_hz
 from serkit.edge.window import silence
+from serkit.train.corpora import recordings
 
 Array = npt.NDArray[np.float32]
 
@@ -92,7 +93,7 @@ def noise_library(settings: AugmentSettings, frontend: FrontendSettings, data: P
         if kind == "white":
             samples = [np.random.default_rng(0).standard_normal(20 * frontend.sample_rate).astype(np.float32)]
         else:
-            files = sorted(p for p in (data / "noise" / kind).glob("*") if p.is_file())
+            files = list(recordings(data / "noise" / kind))
             if not files:
                 raise SettingsError(f"no noise recordings in {data / 'noise' / kind}; put some there, or drop {kind!r}")
             samples = [read_audio(p, frontend.sample_rate) for p in files]
@@ -103,7 +104,8 @@ def noise_library(settings: AugmentSettings, frontend: FrontendSettings, data: P
 
 
 @lru_cache(maxsize=4)
-def _mel_centres_hz(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+def mel_centres_hz(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+    """Centre of each mel band, Hz, ``(n_mels,)``."""
     low, high = hz_to_mel([settings.fmin, settings.fmax], settings.mel_scale)
     return mel_to_hz(np.linspace(low, high, settings.n_mels + 2)[1:-1], settings.mel_scale)
 
@@ -112,7 +114,7 @@ def _pitch_positions(settings: FrontendSettings, semitones: float) -> npt.NDArra
     """Where, in bands, each band of the shifted spectrum is read from the original one."""
     s = settings
     low, high = hz_to_mel([s.fmin, s.fmax], s.mel_scale)
-    source = hz_to_mel(_mel_centres_hz(s) / 2 ** (semitones / 12), s.mel_scale)
+    source = hz_to_mel(mel_centres_hz(s) / 2 ** (semitones / 12), s.mel_scale)
     return np.asarray((source - low) / ((high - low) / (s.n_mels + 1)) - 1)
 
 

@@ -159,10 +159,18 @@ def sweep(
     from serkit.train.sweep import plan
     from serkit.train.sweep import sweep as run
 
-    jobs = []
+    if ensemble and len(set(_numbers("--seeds", seeds))) < 2:
+        raise click.UsageError("--ensemble averages seeds; give two or more with --seeds")
+    planned: dict[str, Any] = {}
     for name in recipes:
         chosen = override(read_recipe(name), corpus=corpus, split={"protocol": protocol}, training={"epochs": epochs})
-        jobs += plan(chosen, data, _numbers("--seeds", seeds), None if folds is None else _numbers("--folds", folds))
+        if chosen.split.protocol == "ship-test":
+            raise click.UsageError(
+                f"{name}: ship-test keeps its test speakers back; give another --protocol, or use `serkit train`"
+            )
+        wanted = None if folds is None else _numbers("--folds", folds)
+        planned |= {run_name(job): job for job in plan(chosen, data, _numbers("--seeds", seeds), wanted)}
+    jobs = list(planned.values())
     chosen_backend = os.environ["KERAS_BACKEND"]
     run(
         jobs, data, runs, backend=chosen_backend, workers=workers, threads=threads, gpus_per_run=gpus_per_run,
@@ -191,7 +199,7 @@ def ensemble(runs: tuple[Path, ...], data: Path, out: Path, name: str | None, as
 
     \b
     Example:
-      serkit ensemble runs/r2-*-random-0-? --out runs/r2-ensemble
+      serkit ensemble runs/r2-ravdess*-random-0-? --out runs/r2-ensemble
     """
     prepare_keras()
     from serkit.train.ensembles import make_ensemble
@@ -250,8 +258,9 @@ def explain(run: Path, data: Path | None, out: Path | None, results: Path | None
     )
     for name, f in result.get("correlates", {}).items():
         measure, dimension = name.split("_")
-        ends = " to ".join(f"{edge:+.2f}" for edge in f["ci95"])
-        click.echo(f"{measure} against {dimension}: Spearman {f['rho']:+.2f} ({ends}, {f['n_utterances']} utterances)")
+        ends = " to ".join(f"{edge:+.2f}" for edge in f["ci95"]) + ", " if f["ci95"] else ""
+        who = f"{ends}{f['n_utterances']} utterances of {f['n_speakers']} speakers"
+        click.echo(f"{measure} against {dimension}: Spearman {f['rho']:+.2f} ({who})")
     click.echo(f"{out}: explain.json and pictures")
 
 

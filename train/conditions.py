@@ -15,7 +15,7 @@ from scipy.signal import butter, oaconvolve, sosfilt
 
 from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
-from serkit.train.augment import TEST_NOISES
+from serkit.train.corpora import recordings
 
 Array = npt.NDArray[np.float32]
 
@@ -33,18 +33,16 @@ class Condition:
         what: Which noise, room or amount.
         snr_db: Signal-to-noise ratio, of noise.
         apply: Samples and the utterance's name to changed samples, float32, same length.
-        heard_in_training: Whether training may use this kind of noise.
     """
 
     kind: str
     what: str
     apply: Callable[[Array, str], Array]
     snr_db: float | None = None
-    heard_in_training: bool = False
 
 
 def _recordings(folder: Path, what: str) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    files = list(recordings(folder)) if folder.is_dir() else []
     if not files:
         raise SettingsError(f"{folder}: no {what} recordings; give a folder of audio files")
     return files
@@ -56,17 +54,17 @@ def noise(folder: Path, snr_db: float, sample_rate: int) -> Condition:
     Raises:
         SettingsError: There is none.
     """
-    recordings = [read_audio(p, sample_rate) for p in _recordings(folder, "noise")]
+    noises = [read_audio(p, sample_rate) for p in _recordings(folder, "noise")]
 
     def apply(samples: Array, name: str) -> Array:
         rng = np.random.default_rng(list(name.encode()))
-        chosen = recordings[rng.integers(len(recordings))]
+        chosen = noises[rng.integers(len(noises))]
         chosen = np.resize(np.roll(chosen, -int(rng.integers(len(chosen)))), len(samples))
         power = float(np.mean(np.square(chosen)))
         gain = np.sqrt(float(np.mean(np.square(samples))) / max(power, 1e-12) / 10 ** (snr_db / 10))
         return np.asarray(samples + np.float32(gain) * chosen, np.float32)
 
-    return Condition("noise", folder.name, apply, snr_db, folder.name not in TEST_NOISES)
+    return Condition("noise", folder.name, apply, snr_db)
 
 
 def room(path: Path, sample_rate: int) -> Condition:

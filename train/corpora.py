@@ -84,19 +84,21 @@ class Corpus:
     read: Callable[[str, Path], Iterator[Utterance]]
 
 
-_AUDIO_SUFFIXES = {".wav", ".flac", ".opus", ".ogg", ".mp3", ".aif", ".aiff", ".w64"}
+#: What counts as a recording in a folder.
+AUDIO_SUFFIXES = {".wav", ".flac", ".opus", ".ogg", ".mp3", ".aif", ".aiff", ".w64"}
 _EMODB_MALE = {"03", "10", "11", "12", "15"}
 
 
-def _recordings(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in _AUDIO_SUFFIXES)
+def recordings(folder: Path) -> Iterator[Path]:
+    """Audio files below a folder, sorted; by suffix."""
+    return (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES)
 
 
 def _read_ravdess(channel: str) -> Callable[[str, Path], Iterator[Utterance]]:
     pattern = re.compile(rf"0[13]-{channel}-(0[1-8])-0[12]-0[12]-0[12]-(\d\d)")
 
     def read(corpus: str, folder: Path) -> Iterator[Utterance]:
-        for path in _recordings(folder):
+        for path in recordings(folder):
             if (match := pattern.fullmatch(path.stem)) and path.stem.startswith("03"):  # 01 is the video's sound
                 emotion, actor = match.groups()
                 yield Utterance(
@@ -112,7 +114,7 @@ def _read_ravdess(channel: str) -> Callable[[str, Path], Iterator[Utterance]]:
 
 
 def _read_emodb(corpus: str, folder: Path) -> Iterator[Utterance]:
-    for path in _recordings(folder):
+    for path in recordings(folder):
         if match := re.fullmatch(r"(\d\d)[ab]\d\d([WLEAFTN])[a-z]?", path.stem):
             speaker, emotion = match.groups()
             yield Utterance(
@@ -126,7 +128,7 @@ def _read_emodb(corpus: str, folder: Path) -> Iterator[Utterance]:
 
 
 def _read_tess(corpus: str, folder: Path) -> Iterator[Utterance]:
-    for path in _recordings(folder):
+    for path in recordings(folder):
         if match := re.fullmatch(r"(OAF|YAF|OA)_([a-z]+)_([a-z]+)", path.stem):
             speaker, _, emotion = match.groups()
             if emotion in CODES["tess"]:
@@ -144,7 +146,7 @@ def _read_nemo(corpus: str, folder: Path) -> Iterator[Utterance]:
     tables = sorted(folder.rglob("data.tsv"))
     if not tables:
         return
-    recordings = {p.stem: p for p in reversed(list(_recordings(tables[0].parent)))}
+    found = {p.stem: p for p in reversed(list(recordings(tables[0].parent)))}
     with tables[0].open(encoding="utf-8", newline="") as lines:
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), start=2):
             try:
@@ -160,10 +162,8 @@ def _read_nemo(corpus: str, folder: Path) -> Iterator[Utterance]:
                     f"{tables[0]}, line {number}: not a row of nEMO ({error}); it needs file_id, emotion, speaker_id "
                     "and gender; download the corpus again"
                 ) from None
-            if name in recordings:
-                yield Utterance(
-                    corpus=corpus, name=name, speaker=speaker, emotion=emotion, sex=sex, path=recordings[name]
-                )
+            if name in found:
+                yield Utterance(corpus=corpus, name=name, speaker=speaker, emotion=emotion, sex=sex, path=found[name])
 
 
 CORPORA = {

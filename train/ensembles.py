@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +14,7 @@ from serkit.edge.errors import SettingsError
 from serkit.train.environment import environment
 from serkit.train.fit import build_system, load_sides, report, split_for
 from serkit.train.recipe import Recipe
-from serkit.train.runs import load_run, load_trained, open_run, run_name
+from serkit.train.runs import RunState, load_run, load_trained, open_run, run_name, write_json
 
 
 def ensemble_recipe(runs: Sequence[Path], name: str | None = None) -> Recipe:
@@ -25,6 +27,8 @@ def ensemble_recipe(runs: Sequence[Path], name: str | None = None) -> Recipe:
         raise SettingsError("an ensemble needs two or more runs")
     loaded = [load_run(run) for run in runs]
     first, _, split = loaded[0]
+    if len({run.resolve() for run in runs}) < len(runs) or any(r.system == "ensemble" for r, _, _ in loaded):
+        raise SettingsError("an ensemble needs different runs, none of them an ensemble")
     for path, (recipe, _, other) in zip(runs, loaded, strict=True):
         for what in ("labels", "corpora", "frontend", "window", "split"):
             if getattr(recipe, what) != getattr(first, what):
@@ -45,14 +49,23 @@ def make_ensemble(runs: Sequence[Path], data: Path, out: Path, name: str | None 
         SettingsError: The runs do not fit together, or ``out`` holds another run.
     """
     recipe = ensemble_recipe(runs, name)
+    wanted = [path.name for path in runs]
+    if (done := RunState(out).state).get("finished") and done.get("fit", {}).get("members") == wanted:
+        return dict(load_run(out)[1])
+    if "fit" in done and "members" in done["fit"]:
+        shutil.rmtree(out)  # of other members, or interrupted
     run = open_run(recipe, out)
+    loaded = [load_run(path) for path in runs]
+    write_json(out / "split.json", loaded[0][2])  # what the members saw; `load_sides` holds the recordings to it
     model = build_system(recipe)
     for i, path in enumerate(runs):
         model.get_layer(f"member{i + 1}").set_weights(load_trained(path).get_weights())
     sides = load_sides(split_for(recipe, data), recipe, data, out, None)
-    epochs = max(load_run(path)[1]["epochs"] for path in runs)
-    run.state.update(epoch=epochs, best_epoch=-1, environment=environment())
-    run.state["fit"] = {"members": [path.name for path in runs]}
+    seconds = sum(json.loads((p / "environment.json").read_text(encoding="utf-8"))["seconds"] for p in runs)
+    epochs = max(metrics["epochs"] for _, metrics, _ in loaded)
+    run.state.update(epoch=epochs, best_epoch=-1, environment=environment(), seconds=seconds)
+    run.state["fit"] = {"recipe": loaded[0][0].name, "seeds": [m["seed"] for _, m, _ in loaded], "members": wanted}
+    write_json(run.state_path, run.state)
     return report(recipe, model, sides, run)
 
 
@@ -69,7 +82,6 @@ def make_ensembles(recipes: Sequence[Recipe], data: Path, runs: Path) -> list[Pa
     for members in groups.values():
         paths = [runs / run_name(r) for r in members]
         out = runs / run_name(ensemble_recipe(paths))
-        if not (out / "predictions.json").exists():
-            make_ensemble(paths, data, out)
+        make_ensemble(paths, data, out)
         outs.append(out)
     return outs

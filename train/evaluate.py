@@ -76,6 +76,7 @@ class Scorer:
         self._source = source = _run_source(run) if run is not None else _model_source(str(model), engine)
         self._about = {"corpus": corpus, "protocol": protocol}
         self.sample_rate = source["frontend"].sample_rate
+        self.noise_kinds: list[str] | None = source["noise_kinds"]
         labels = source["labels"]
         utterances = [u for u in read_corpus(corpus, data) if u.emotion in labels]
         if not utterances:
@@ -134,6 +135,7 @@ def _run_source(run: Path) -> dict[str, Any]:
         "temperature": metrics["temperature"],
         "split": recipe.to_dict()["split"],
         "learned_from": learned_from(split),
+        "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
         "seed": metrics["seed"],
         "format": "keras",
         "engine": keras.backend.backend(),
@@ -156,6 +158,7 @@ def _model_source(model: str, engine: str) -> dict[str, Any]:
         "temperature": bundle.temperature,
         "split": info["split"],
         "learned_from": info["learned_from"],
+        "noise_kinds": info.get("noise_kinds"),
         "seed": info["seed"],
         "format": bundle.format,
         "engine": loaded.name,

@@ -22,27 +22,22 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.frontend import FrontendSettings
-from serkit.edge.mel import hz_to_mel, mel_to_hz
 from serkit.edge.vad import frame_levels
 from serkit.edge.window import softmax
 from serkit.train import plots
+from serkit.train.augment import mel_centres_hz
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.features import load_features
 from serkit.train.labels import AFFECT
 from serkit.train.metrics import uar
 from serkit.train.runs import Reference, load_run, load_trained, write_json
 from serkit.train.scoring import Windows, keras_logits, pool_utterances, window_utterances
+from serkit.train.summary import MIN_SPEAKERS
 
 Array = npt.NDArray[np.float32]
 
 #: The band of the claim, Hz.
 BAND_HZ = (300.0, 3000.0)
-
-
-def mel_centres_hz(settings: FrontendSettings) -> npt.NDArray[np.float64]:
-    """Centre of each mel band, Hz, ``(n_mels,)``."""
-    low, high = hz_to_mel([settings.fmin, settings.fmax], settings.mel_scale)
-    return mel_to_hz(np.linspace(low, high, settings.n_mels + 2)[1:-1], settings.mel_scale)
 
 
 def integrated_gradients(model: Any, windows: Array, labels: npt.NDArray[np.intp], steps: int = 24) -> Array:
@@ -141,14 +136,12 @@ def acoustic_correlates(utterances: Sequence[Utterance], frames: Sequence[Any], 
         for voice in set(voices):
             x[voices == voice] -= x[voices == voice].mean()
         rows = [np.flatnonzero(voices == v) for v in sorted(set(voices))]
-        drawn = [
-            spearmanr(x[picked], y[picked]).statistic
-            for _ in range(200)
-            if (picked := np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))])).size
-        ]
+        draws = (np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]) for _ in range(200))
+        enough = len(rows) >= MIN_SPEAKERS
+        drawn = [spearmanr(x[picked], y[picked]).statistic for picked in draws] if enough else []
         result[name] = {
             "rho": round(float(spearmanr(x, y).statistic), 4),
-            "ci95": [round(float(q), 4) for q in np.nanquantile(drawn, (0.025, 0.975))],
+            "ci95": [round(float(q), 4) for q in np.nanquantile(drawn, (0.025, 0.975))] if enough else None,
             "n_utterances": len(x),
             "n_speakers": len(rows),
             "hz": np.round(measured[:, column], 1).tolist(),
@@ -180,7 +173,10 @@ def explain(run: Path, out: Path, data: Path | None = None, n_maps: int = 12) ->
     inside = (hz >= BAND_HZ[0]) & (hz <= BAND_HZ[1])
     logits = keras_logits(model)
     truth = np.array([labels.index(emotions[i]) for i in windows.owner])
-    chosen = np.concatenate([np.flatnonzero(truth == c)[:n_maps] for c in range(len(labels))])
+    spread = (np.flatnonzero(truth == c) for c in range(len(labels)))  # over all speakers, not the first one
+    chosen = np.concatenate(
+        [rows[np.linspace(0, len(rows) - 1, min(n_maps, len(rows))).astype(int)] for rows in spread]
+    )
     inputs = windows.inputs[chosen]
     answers = logits(inputs).argmax(axis=1)
     attribution = integrated_gradients(model, inputs, answers)

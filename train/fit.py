@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serkit.edge.errors import SettingsError
 from serkit.train import plots
-from serkit.train.augment import noise_library
+from serkit.train.augment import AugmentSettings, noise_library
 from serkit.train.corpora import read_corpus
 from serkit.train.environment import environment
 from serkit.train.epochs import Epochs, learning_rate
@@ -112,6 +112,8 @@ def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], valid
     """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
     fit = SYSTEMS[recipe.system].fit
     assert fit is not None
+    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0}:
+        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [augment] and no shares of [corpora]")
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
@@ -264,7 +266,10 @@ def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunSta
     windows = window_utterances(validation.frames, recipe.frontend, recipe.window)
     logits = keras_logits(model)(windows.inputs)
     truth = np.array([recipe.labels.index(validation.utterances[i].emotion) for i in windows.owner])
-    metrics["temperature"] = fit_temperature(logits, truth)
+    # A single training voice validates itself: a temperature fitted on it would make others' answers too sure.
+    heard = set(voices(sides["train"].utterances)) & set(voices(validation.utterances))
+    metrics["calibrated"] = recipe.split.protocol.startswith("random") or not heard
+    metrics["temperature"] = fit_temperature(logits, truth) if metrics["calibrated"] else 1.0
     # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
     scored = ("validation",) if recipe.split.protocol == "ship-test" else ("validation", "test")
     predictions: dict[str, Any] = {"labels": list(recipe.labels)}

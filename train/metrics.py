@@ -87,7 +87,7 @@ def score(
         "worst_speaker": worst,
         "worst_speaker_uar": per_speaker[worst],
         "per_sex_uar": by_sex,
-        "sex_gap": round(max(by_sex.values()) - min(by_sex.values()), 4),
+        "sex_gap": round(max(by_sex.values()) - min(by_sex.values()), 4) if len(by_sex) > 1 else None,
         "ece": round(calibration_error(probabilities, np.array([labels.index(e) for e in truth])), 4),
         "confusion": {
             "labels": list(labels),

@@ -96,7 +96,9 @@ def open_run(recipe: Recipe, out: Path) -> RunState:
     config = json.loads(json.dumps(recipe.to_dict()))
     config_path = out / "config.json"
     if config_path.exists() and json.loads(config_path.read_text(encoding="utf-8")) != config:
-        raise SettingsError(f"{out} holds a run of another recipe; choose another --out, or delete it")
+        raise SettingsError(
+            f"{out} holds a run of another recipe or schedule; choose another folder (--out or --runs), or delete it"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(config_path, config)

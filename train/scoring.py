@@ -21,8 +21,9 @@ def keras_logits(model: Any) -> Logits:
     """A Keras model as a function of numpy windows, on any back end."""
 
     def logits(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        filled = np.concatenate([x, np.repeat(x[-1:], -len(x) % n_devices(), axis=0)])
-        return np.asarray(model.predict(filled, batch_size=64, verbose=0), np.float32)[: len(x)]
+        n = n_devices()
+        filled = np.concatenate([x, np.repeat(x[-1:], -len(x) % n, axis=0)])
+        return np.asarray(model.predict(filled, batch_size=-(-64 // n) * n, verbose=0), np.float32)[: len(x)]
 
     return logits
 

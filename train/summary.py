@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.errors import SerkitError
-from serkit.train.corpora import CORPORA, Utterance
-from serkit.train.metrics import score
-from serkit.train.recipe import Recipe
-from serkit.train.runs import load_run
+from serkit.train.corpora import Utterance
+from serkit.train.metrics import calibration_error, score
+from serkit.train.recipe import Recipe, bundled_recipes, read_recipe
+from serkit.train.runs import RunState, load_run
 from serkit.train.zoo import SYSTEMS
 
 
@@ -50,6 +50,14 @@ class Run:
     environment: dict[str, Any]
 
     @property
+    def train_accuracy(self) -> float | None:
+        """Accuracy on the augmented training windows in the chosen epoch; None where there are no epochs."""
+        if not (self.path / "history.jsonl").exists():
+            return None
+        lines = (self.path / "history.jsonl").read_text(encoding="utf-8").splitlines()
+        return float(json.loads(lines[self.metrics["best_epoch"]])["train_accuracy"])
+
+    @property
     def group(self) -> str:
         """The same for runs that differ in fold and seed alone."""
         config = self.recipe.to_dict()
@@ -73,7 +81,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     asked = list(folders)
     runs = []
     for folder in sorted({p for f in asked for p in (f, *(f.iterdir() if f.is_dir() else ())) if p.is_dir()}):
-        if not (folder / "predictions.json").exists() or not (folder / "metrics.json").exists():
+        if not RunState(folder).state.get("finished"):
             continue
         recipe, metrics, split = load_run(folder)
         rows = json.loads((folder / "predictions.json").read_text(encoding="utf-8")).get("test")
@@ -114,14 +122,14 @@ class Cell:
     Attributes:
         runs: All its runs.
         corpus: Whose utterances are scored.
-        repetitions: By seed and, for random splits, draw.
+        repetitions: By seed, seed of the split and, for random splits, draw.
         row: The figures, as in DESIGN's accuracy rows.
         confusion: Counts over all repetitions.
     """
 
     runs: tuple[Run, ...]
     corpus: str
-    repetitions: dict[tuple[int, int], Repetition]
+    repetitions: dict[tuple[int, int, int], Repetition]
     row: dict[str, Any]
     confusion: dict[str, Any]
 
@@ -144,17 +152,18 @@ def cells(runs: Sequence[Run]) -> list[Cell]:
     return sorted(made, key=lambda c: (c.row["corpus"], c.row["protocol"], c.row["recipe"], c.row["command"]))
 
 
-def _repetitions(group: Sequence[Run], corpus: str) -> dict[tuple[int, int], Repetition]:
-    parts: dict[tuple[int, int], list[Run]] = defaultdict(list)
+def _repetitions(group: Sequence[Run], corpus: str) -> dict[tuple[int, int, int], Repetition]:
+    parts: dict[tuple[int, int, int], list[Run]] = defaultdict(list)
     for run in sorted(group, key=lambda r: r.recipe.split.fold):
-        random = run.recipe.split.protocol.startswith("random")
-        parts[run.recipe.training.seed, run.recipe.split.fold if random else 0].append(run)
-    voices = {
-        v
+        split = run.recipe.split
+        draw = split.fold if split.protocol.startswith("random") else 0
+        parts[run.recipe.training.seed, split.seed, draw].append(run)
+    everything = {
+        u
         for run in group
         for side in ("train", "validation", "test")
-        for v in run.split[side]["voices"]
-        if v.split("/", 1)[0] == CORPORA[corpus].voices
+        for u in run.split[side]["utterances"]
+        if u.startswith(f"{corpus}/")
     }
     repetitions = {}
     for key, runs in parts.items():
@@ -171,13 +180,17 @@ def _repetitions(group: Sequence[Run], corpus: str) -> dict[tuple[int, int], Rep
             utterances=utterances,
             probabilities=np.array(probabilities),
             uncalibrated=np.array(uncalibrated),
-            complete=random or {u.voice for u in utterances} == voices,
+            complete=random or answers.keys() == everything,
         )
     complete = {k: r for k, r in repetitions.items() if r.complete}
     return complete or repetitions
 
 
-def _interval(repetitions: Sequence[Repetition], labels: Sequence[str], random: bool) -> tuple[float, float]:
+#: Fewer speakers than this say nothing about the next one, and get no interval.
+MIN_SPEAKERS = 5
+
+
+def _interval(repetitions: Sequence[Repetition], labels: Sequence[str], random: bool) -> list[float] | None:
     """95 % bootstrap interval of the mean UAR: speakers drawn anew, utterances where speakers are on both sides."""
     tallies: dict[str, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros((2, len(labels))))
     for r in repetitions:
@@ -185,6 +198,8 @@ def _interval(repetitions: Sequence[Repetition], labels: Sequence[str], random: 
             unit = tallies[u.key if random else u.voice]
             unit[0, labels.index(u.emotion)] += 1
             unit[1, labels.index(u.emotion)] += labels[int(answer)] == u.emotion
+    if len(tallies) < MIN_SPEAKERS:
+        return None
     table = np.array([tallies[k] for k in sorted(tallies)])  # (units, 2, labels)
     rng = np.random.default_rng(0)
     counts = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), 2000)
@@ -192,7 +207,7 @@ def _interval(repetitions: Sequence[Repetition], labels: Sequence[str], random: 
     with np.errstate(invalid="ignore"):
         recalls = sums[:, 1] / sums[:, 0]
     low, high = np.nanquantile(np.nanmean(recalls, axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 def _cell(group: Sequence[Run], corpus: str) -> Cell:
@@ -200,7 +215,10 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
     labels = list(first.recipe.labels)
     repetitions = _repetitions(group, corpus)
     scored = [score(r.utterances, r.probabilities, labels) for r in repetitions.values()]
-    before = [score(r.utterances, r.uncalibrated, labels)["ece"] for r in repetitions.values()]
+    before = [
+        calibration_error(r.uncalibrated, np.array([labels.index(u.emotion) for u in r.utterances]))
+        for r in repetitions.values()
+    ]
 
     def mean(values: Iterable[float]) -> float:
         return round(float(np.mean(list(values))), 4)
@@ -211,7 +229,8 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
     }
     classes = [label for label in labels if any(label in s["per_class"] for s in scored)]
     worst = min(per_speaker, key=lambda v: per_speaker[v])
-    low, high = _interval(list(repetitions.values()), labels, first.recipe.split.protocol.startswith("random"))
+    sexes = {u.sex for r in repetitions.values() for u in r.utterances}
+    seeds = first.metrics.get("fit", {}).get("seeds") or sorted({seed for seed, *_ in repetitions})
     row = {
         "system": first.recipe.system,
         "recipe": first.recipe.name,
@@ -220,14 +239,18 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "protocol": first.recipe.split.protocol,
         "format": "keras",
         "folds": sorted({r.recipe.split.fold for r in group}),
-        "seeds": sorted({seed for seed, _ in repetitions}),
+        "seeds": seeds,
+        "control": "shuffled labels" if first.recipe.training.shuffle_labels else None,
+        "options": first.recipe.model if first.recipe.system != "ensemble" else {},
         "complete": all(r.complete for r in repetitions.values()),
         "epochs": first.recipe.training.epochs if SYSTEMS[first.recipe.system].fit is None else None,
         "n_utterances": len({u.key for r in repetitions.values() for u in r.utterances}),
         "n_parameters": first.metrics["n_parameters"],
         "size_bytes": (first.path / "model.keras").stat().st_size,
         "uar": mean(s["uar"] for s in scored),
-        "uar_ci95": [round(low, 4), round(high, 4)],
+        "uar_ci95": _interval(
+            list(repetitions.values()), labels, first.recipe.split.protocol.startswith("random")
+        ),
         "uar_sd_over_seeds": round(float(np.std([s["uar"] for s in scored], ddof=1)), 4) if len(scored) > 1 else None,
         "accuracy": mean(s["accuracy"] for s in scored),
         "macro_f1": mean(s["macro_f1"] for s in scored),
@@ -241,13 +264,14 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
             sex: mean(s["per_sex_uar"][sex] for s in scored if sex in s["per_sex_uar"])
             for sex in sorted({x for s in scored for x in s["per_sex_uar"]})
         },
-        "sex_gap": mean(s["sex_gap"] for s in scored),
+        "sex_gap": mean(s["sex_gap"] for s in scored) if len(sexes) > 1 else None,
         "ece": mean(s["ece"] for s in scored),
         "ece_uncalibrated": mean(before),
+        "train_accuracy": mean(accuracies) if (accuracies := [a for r in group if (a := r.train_accuracy)]) else None,
         "training_seconds": round(float(np.median([r.environment["seconds"] for r in group])), 1),
         "backend": first.environment["backend"],
         "commits": sorted({str(r.environment["commit"]) for r in group}),
-        "command": command(first.recipe, sorted({r.recipe.training.seed for r in group})),
+        "command": command(group, seeds),
     }  # fmt: skip
     confusion = np.sum([s["confusion"]["rows"] for s in scored], axis=0).tolist()
     return Cell(
@@ -256,39 +280,43 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
     )  # fmt: skip
 
 
-def command(recipe: Recipe, seeds: Sequence[int]) -> str:
+def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
     """The one command line that trains and scores such a row."""
-    from serkit.train.recipe import bundled_recipes, read_recipe
-
-    words = ["serkit", "sweep", recipe.name, "--protocol", recipe.split.protocol]
-    if recipe.name in bundled_recipes():
-        original = read_recipe(recipe.name)
-        if recipe.corpora != original.corpora:
-            words += ["--corpus", *recipe.corpora]
-        if recipe.training.epochs != original.training.epochs:
-            words += ["--epochs", str(recipe.training.epochs)]
-    return " ".join([*words, "--seeds", ",".join(map(str, seeds))])
+    first = group[0]
+    recipe, members = first.recipe, first.metrics.get("fit", {}).get("members")
+    name = first.metrics["fit"]["recipe"] if members else recipe.name
+    words = ["serkit", "sweep", name if name in bundled_recipes() else f"{name}.toml"]
+    original = read_recipe(name) if name in bundled_recipes() else recipe
+    if recipe.corpora != original.corpora and len(recipe.corpora) == 1:
+        words += ["--corpus", *recipe.corpora]
+    words += ["--protocol", recipe.split.protocol]
+    folds = sorted({r.recipe.split.fold for r in group})
+    random = recipe.split.protocol.startswith("random")
+    if (random and folds != [0]) or (not random and folds != list(range(len(folds)))):
+        words += ["--folds", ",".join(map(str, folds))]
+    if recipe.training.epochs != original.training.epochs:
+        words += ["--epochs", str(recipe.training.epochs)]
+    words += ["--seeds", ",".join(map(str, seeds))]
+    if members:
+        words.append("--ensemble")
+    if first.environment["backend"] != "tensorflow":
+        words += ["--backend", first.environment["backend"]]
+    return " ".join(words)
 
 
 def compare(a: Cell, b: Cell) -> dict[str, Any]:
     """Two systems on the same test utterances.
 
     Returns:
-        ``paired_t_p``: two-sided p of a paired t-test over the UAR of the folds and seeds both have (``n_pairs``);
-        folds share training speakers, so it is somewhat too small. ``mcnemar_p``: exact two-sided McNemar test over
-        utterances, each answered by the mean probability over seeds; ``only_a`` and ``only_b`` count those only one got
-        right. None where there is nothing to test.
+        ``paired_t_p``: two-sided p of a paired t-test over the UAR of the folds both have (``n_pairs``), each the mean
+        over seeds; folds share training speakers, so it is too small (Dietterich 1998). None for random splits, whose
+        seeds share one test side. ``mcnemar_p``: exact two-sided McNemar test over utterances, each answered by the
+        mean probability over seeds, as if utterances of one speaker were independent; ``only_a`` and ``only_b``
+        count those only one got right. None where there is nothing to test.
     """
     from scipy import stats
 
-    def by_run(cell: Cell) -> dict[tuple[int, int], float]:
-        return {
-            (r.recipe.split.fold, r.recipe.training.seed): r.metrics["test"][cell.corpus]["uar"]
-            for r in cell.runs
-            if cell.corpus in r.metrics["test"]
-        }
-
-    mine, theirs = by_run(a), by_run(b)
+    mine, theirs = _by_fold(a), _by_fold(b)
     shared = sorted(set(mine) & set(theirs))
     differences = [mine[k] - theirs[k] for k in shared]
     t_p = None
@@ -306,6 +334,21 @@ def compare(a: Cell, b: Cell) -> dict[str, Any]:
         "n_utterances": len(common), "only_a": only_a, "only_b": only_b,
         "mcnemar_p": None if mcnemar is None else float(f"{mcnemar:.3g}"),
     }  # fmt: skip
+
+
+def _by_fold(cell: Cell) -> dict[int, float]:
+    """UAR of each fold with a test side of its own, averaged over the seeds that count; none for random splits."""
+    if cell.row["protocol"].startswith("random"):
+        return {}
+    counted = {seed for seed, *_ in cell.repetitions}
+    tested: dict[frozenset[str], int] = {}
+    values: dict[int, list[float]] = defaultdict(list)
+    for run in sorted(cell.runs, key=lambda r: r.recipe.split.fold):
+        voices = frozenset(u.voice for u in run.test if u.corpus == cell.corpus)
+        fold = tested.setdefault(voices, run.recipe.split.fold)
+        if voices and run.recipe.training.seed in counted and fold == run.recipe.split.fold:
+            values[fold].append(run.metrics["test"][cell.corpus]["uar"])
+    return {fold: float(np.mean(v)) for fold, v in values.items()}
 
 
 def _right(cell: Cell) -> dict[str, bool]:

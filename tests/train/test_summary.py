@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def runs(recipe: Recipe, corpus: Path, tmp_path_factory: pytest.TempPathFactory)
 
 def test_folds_pool_to_every_speaker_once(runs: Path) -> None:
     true, shuffled = sorted(cells(read_runs([runs])), key=lambda c: -c.row["uar"])
+    assert (true.row["control"], shuffled.row["control"]) == (None, "shuffled labels")
     assert true.row["complete"]
     assert true.row["folds"] == list(range(6))
     assert true.row["n_utterances"] == 24 * 8
@@ -60,7 +62,7 @@ def test_folds_pool_to_every_speaker_once(runs: Path) -> None:
     low, high = true.row["uar_ci95"]
     assert low <= true.row["uar"] <= high
     assert np.sum(true.confusion["rows"]) == 24 * 8
-    assert true.row["command"] == "serkit sweep small-svm --protocol speaker-independent --seeds 0"
+    assert true.row["command"] == "serkit sweep small-svm.toml --protocol speaker-independent --seeds 0"
     # The control: four classes, dealt out at random.
     assert shuffled.row["uar"] == pytest.approx(0.25, abs=0.1)
 
@@ -112,6 +114,15 @@ def test_an_ensemble_is_the_mean_of_its_members(tiny_run: Path, corpus: Path, tm
     assert np.allclose(keras_logits(load_trained(tmp_path / "both"))(x), np.mean(members, axis=0), atol=1e-5)
     with pytest.raises(SettingsError, match="two or more runs"):
         make_ensemble([tiny_run], corpus, tmp_path / "one")
+    for twice in ([tiny_run, tiny_run], [tiny_run, tmp_path / "both"]):
+        with pytest.raises(SettingsError, match="different runs, none of them an ensemble"):
+            make_ensemble(twice, corpus, tmp_path / "twice")
+    # A planted leak: the corpus has changed since, so the split drawn now is not what the members learned from.
+    smaller = tmp_path / "smaller"
+    shutil.copytree(corpus, smaller)
+    next(smaller.rglob("*-05.wav")).unlink()
+    with pytest.raises(SettingsError, match="its split was drawn from other recordings"):
+        make_ensemble([tiny_run, tmp_path / "other"], smaller, tmp_path / "leaky")
     train(override(other, split={"protocol": "random"}), corpus, tmp_path / "elsewhere")
     with pytest.raises(SettingsError, match="its split differ from those of"):
         make_ensemble([tiny_run, tmp_path / "elsewhere"], corpus, tmp_path / "mixed")

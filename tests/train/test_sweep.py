@@ -43,8 +43,9 @@ def test_a_sweep_trains_what_is_missing_and_prints_one_row(corpus: Path, tmp_pat
     rows = [json.loads(line) for line in whole.stdout.splitlines()]
     assert {(r["recipe"], r["complete"], tuple(r["seeds"])) for r in rows} == {
         ("small", False, (0, 1)),
-        ("small-ensemble", False, (0,)),
+        ("small-ensemble", False, (0, 1)),
     }
+    assert rows[1]["command"] == "serkit sweep small.toml --protocol speaker-independent --seeds 0,1 --ensemble"
     assert all(r["folds"] == [0, 1, 2] and r["uar"] > 0.8 for r in rows)
 
 

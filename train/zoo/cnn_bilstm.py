@@ -61,9 +61,16 @@ def build(
         lstm_dropout: Rate on the sequence into each BiLSTM.
         dense_dropout: Rate after each dense layer.
 
+    Raises:
+        ValueError: The window does not halve three times.
+
     Returns:
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``.
     """
+    if n_frames % (8 * time_pool) or n_features % 8:
+        raise ValueError(
+            f"a window of {n_frames} x {n_features} does not halve three times after time_pool {time_pool}"
+        )
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = layers.Reshape((n_frames, n_features, 1))(inputs)
     if time_pool > 1:
