@@ -142,6 +142,7 @@ def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, 
             click.echo(
                 f"{row['recipe']:<22} {row['format']:<8} {row['size_bytes']:>11,} bytes  UAR {row['uar']:.3f} "
                 f"({row['uar_change']:+.4f})  label agreement {row['label_agreement']:.3f}"
+                + ("  (convert refuses this)" if row["refused"] else "")
             )
 
     rows = measure(runs, data, formats.split(","), shown)

@@ -9,6 +9,7 @@ from typing import Any
 
 from serkit.convert.bundle import convert_formats
 from serkit.convert.export import FORMATS
+from serkit.convert.parity import strays
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
@@ -31,7 +32,8 @@ def measure(
 
     Returns:
         Rows with ``system, recipe, corpus, protocol, fold, seed, format, engine, size_bytes, n_utterances, uar,
-        uar_keras, uar_change, label_agreement``; fractions. Where the converter fails, ``error`` instead of figures.
+        uar_keras, uar_change, refused`` (`serkit convert` would not write it) and ``label_agreement``; fractions. Where
+        the converter fails, ``error`` instead of figures.
 
     Raises:
         SerkitError: Unknown format, a run is not finished, or the corpora are not those it was split from.
@@ -78,6 +80,7 @@ def measure(
                         "uar": after["uar"],
                         "uar_keras": before["uar"],
                         "uar_change": round(after["uar"] - before["uar"], 4),
+                        "refused": strays(info["parity"], format),
                         "label_agreement": round(float((probabilities.argmax(1) == reference.argmax(1)).mean()), 4),
                     }
                 )

@@ -158,7 +158,8 @@ augmented training windows; where it is low, the schedule was too small.</p>
 <h2>What the papers claim</h2>{claims}
 <h2>Is the difference real?</h2>
 <p class="note">The t-test compares folds, averaged over seeds; they share training speakers, so its p is too small.
-McNemar's test takes utterances of one speaker for independent. No correction for the number of comparisons.</p>
+McNemar's test compares the first seed of each and takes utterances of one speaker for independent. No correction for
+the number of comparisons.</p>
 {_comparisons(cells)}
 <h2>Cards</h2>{"".join(map(_card, cells))}
 </html>

@@ -123,7 +123,7 @@ def _formats(results: dict[str, dict[str, Any]]) -> list[str]:
                 continue
             cells = [
                 r["recipe"], f"{r['corpus']}, {r['protocol']}", r["format"], f"{r['size_bytes']:,}", f"{r['uar']:.3f}",
-                f"{r['uar_change']:+.4f}", f"{r['label_agreement']:.3f}",
+                f"{r['uar_change']:+.4f}", f"{r['label_agreement']:.3f}" + (", refused" if r["refused"] else ""),
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -150,8 +150,8 @@ def tables() -> str:
     """What the README shows, as Markdown: how good the shipped models and the published systems are."""
     results = read_results()
     return "\n".join([
-        "Accuracy, as fractions; the last column is that speaker's UAR. `random` splits have the same speakers in",
-        "training and test and come out far too high; `ship-test` speakers were never seen:",
+        "Accuracy, as fractions; the last column is that speaker's UAR, over the emotions they have. `random` splits",
+        "have the same speakers in training and test and come out far too high; `ship-test` speakers were never seen:",
         "",
         *_accuracy(results),
         "",

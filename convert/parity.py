@@ -18,6 +18,12 @@ from serkit.train.scoring import Windows, pool_utterances
 LIMITS = {"float32": (1e-4, 0.99), "float16": (0.05, 0.97), "dynamic": (0.5, 0.85), "int8": (0.7, 0.8)}
 
 
+def strays(report: dict[str, Any], format: str) -> bool:
+    """Whether a conversion is beyond `LIMITS`."""
+    largest, agreement = LIMITS[format]
+    return bool(report["max_abs_dp"] > largest or report["utterance_label_agreement"] < agreement)
+
+
 def check_parity(report: dict[str, Any], format: str) -> None:
     """Refuse a conversion that is another model.
 
@@ -25,7 +31,7 @@ def check_parity(report: dict[str, Any], format: str) -> None:
         ModelError: It strays further than `LIMITS`.
     """
     largest, agreement = LIMITS[format]
-    if report["max_abs_dp"] > largest or report["utterance_label_agreement"] < agreement:
+    if strays(report, format):
         raise ModelError(
             f"the {format} conversion strays too far from Keras (max |dp| {report['max_abs_dp']}, label agreement "
             f"{report['utterance_label_agreement']}; up to {largest} and at least {agreement} are needed): nothing was "

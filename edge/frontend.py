@@ -110,6 +110,11 @@ class FrontendSettings:
                 f"front end: mel range {self.fmin:g} to {self.fmax:g} Hz; it needs 0 <= fmin < fmax <= "
                 f"{self.sample_rate / 2:g} Hz, half the sample rate"
             )
+        if self.n_mels > self.n_fft // 2 + 1:
+            raise SettingsError(
+                f"front end: n_mels {self.n_mels} is more than the {self.n_fft // 2 + 1} bins of n_fft {self.n_fft}; "
+                "lower it, or raise n_fft"
+            )
         if not self.log_floor > 0:
             raise SettingsError(f"front end: log_floor is {self.log_floor!r}; it needs a power above 0")
         if self.kind == "mfcc" and self.n_mfcc > self.n_mels:

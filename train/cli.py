@@ -266,7 +266,10 @@ def explain(run: Path, data: Path | None, out: Path | None, results: Path | None
 
 def _numbers(option: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
+        if min(numbers) < 0:
+            raise ValueError
+        return numbers
     except ValueError:
         raise click.BadParameter(f"{text!r} is no list of whole numbers such as 0,1,2", param_hint=option) from None
 

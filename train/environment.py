@@ -47,7 +47,7 @@ def commit() -> str | None:
 
     try:
         git("ls-files", "--error-unmatch", str(here))  # installed in somebody else's repository, no commit is ours
-        changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!README.md")
         return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None

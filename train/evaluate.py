@@ -78,7 +78,8 @@ class Scorer:
         self.sample_rate = source["frontend"].sample_rate
         self.noise_kinds: list[str] | None = source["noise_kinds"]
         labels = source["labels"]
-        utterances = [u for u in read_corpus(corpus, data) if u.emotion in labels]
+        known = read_corpus(corpus, data)
+        utterances = [u for u in known if u.emotion in labels]
         if not utterances:
             raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
         s = source["split"]
@@ -90,6 +91,15 @@ class Scorer:
             validation_share=s["validation_share"],
             needed=("test",),
         )
+        tested = {u.voice for u in split.test}
+        unknown = sorted({u.emotion for u in known if u.emotion not in labels and u.voice in tested})
+        if unknown:
+            missing = sum(u.emotion in unknown and u.voice in tested for u in known)
+            Console(stderr=True).print(
+                f"left out: {missing} recordings ({', '.join(unknown)}), emotions that this model does not know",
+                highlight=False,
+                soft_wrap=True,
+            )
         learned = source["learned_from"]
         check_unseen(split, learned["utterances"], learned["voices"])
         self._utterances, self._samples, self._refused = _recordings(split.test, self.sample_rate)

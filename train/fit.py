@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,12 @@ def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
     if recipe.system not in SYSTEMS:
         raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
     shape = (recipe.window.n_frames, recipe.frontend.n_features)
+    build = SYSTEMS[recipe.system].build
+    known = [n for n, p in signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "unroll"]
+    if unknown := sorted(set(recipe.model) - set(known)):
+        raise SettingsError(f"recipe {recipe.name}, [model]: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
     try:
-        return SYSTEMS[recipe.system].build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
+        return build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
 

@@ -110,7 +110,7 @@ def check_unseen(split: Split, utterances: Iterable[str], known_voices: Iterable
         if u.key in known or (split.speaker_independent and u.voice in heard):
             raise CorpusError(
                 f"the model learned from {u.voice}, and {split.protocol} would score {u.key}: the figure would not be "
-                "honest; choose the protocol and fold the model was trained under"
+                "honest; choose the protocol it was trained under"
             )
 
 

@@ -310,9 +310,9 @@ def compare(a: Cell, b: Cell) -> dict[str, Any]:
     Returns:
         ``paired_t_p``: two-sided p of a paired t-test over the UAR of the folds both have (``n_pairs``), each the mean
         over seeds; folds share training speakers, so it is too small (Dietterich 1998). None for random splits, whose
-        seeds share one test side. ``mcnemar_p``: exact two-sided McNemar test over utterances, each answered by the
-        mean probability over seeds, as if utterances of one speaker were independent; ``only_a`` and ``only_b``
-        count those only one got right. None where there is nothing to test.
+        seeds share one test side. ``mcnemar_p``: exact two-sided McNemar test over utterances, answered by the
+        first seed of each, as if utterances of one speaker were independent; ``only_a`` and ``only_b`` count those only
+        one got right. None where there is nothing to test.
     """
     from scipy import stats
 
@@ -352,11 +352,7 @@ def _by_fold(cell: Cell) -> dict[int, float]:
 
 
 def _right(cell: Cell) -> dict[str, bool]:
-    labels = cell.confusion["labels"]
-    sums: dict[str, Any] = defaultdict(lambda: 0.0)
-    truth = {}
-    for r in cell.repetitions.values():
-        for u, p in zip(r.utterances, r.probabilities, strict=True):
-            sums[u.key] = sums[u.key] + p
-            truth[u.key] = u.emotion
-    return {k: labels[int(np.argmax(p))] == truth[k] for k, p in sums.items()}
+    """Which utterances the first seed got right, as one device would."""
+    labels, first = cell.confusion["labels"], cell.repetitions[min(cell.repetitions)]
+    answers = first.probabilities.argmax(axis=1)
+    return {u.key: labels[int(i)] == u.emotion for u, i in zip(first.utterances, answers, strict=True)}

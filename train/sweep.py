@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from serkit.edge.settings import build
 from serkit.train.corpora import read_corpus
 from serkit.train.features import load_features
 from serkit.train.recipe import Recipe
-from serkit.train.runs import run_name
+from serkit.train.runs import RunState, run_name
 from serkit.train.splits import n_folds
 
 
@@ -48,10 +49,13 @@ def _train(recipe: dict[str, Any], data: str, out: str, backend: str) -> dict[st
     from serkit.train.fit import train
 
     keras.utils.clear_session()
+    kept = RunState(Path(out)).state.get("finished")
     try:
         metrics = train(build(Recipe, recipe, "recipe"), Path(data), Path(out))
     except SerkitError as error:
         return {"error": str(error)}
+    if kept:
+        return {"kept": json.loads((Path(out) / "environment.json").read_text(encoding="utf-8"))["backend"]}
     return {"uar": {corpus: f["uar"] for corpus, f in metrics.get("test", {}).items()}}
 
 
@@ -131,6 +135,7 @@ def sweep(
             task.remote(r.to_dict(), str(data.resolve()), str(out.resolve()), backend): out
             for r, out in zip(recipes, outs, strict=True)
         }
+        console.print(f"{len(waiting)} runs in {runs}; interrupted, the same command goes on", highlight=False)
         with Progress(*columns, console=console, transient=True) as progress:
             shown = progress.add_task("runs", total=len(waiting))
             while waiting:
@@ -143,6 +148,8 @@ def sweep(
                 if "error" in result:
                     failed.append(f"{out.name}: {result['error']}")
                     words = f"failed: {result['error']}"
+                elif "kept" in result:
+                    words = f"kept, trained before with {result['kept']}"
                 else:
                     words = "  ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in result["uar"].items())
                 console.print(f"{out.name}  {words}", highlight=False, soft_wrap=True)

@@ -53,6 +53,8 @@ class Cepstrum(layers.Layer):  # type: ignore[misc]
 
     def build(self, shape: Sequence[int]) -> None:
         n, k = shape[-1], np.arange(self.n_mfcc)
+        if self.n_mfcc > n:
+            raise ValueError(f"n_mfcc {self.n_mfcc} is more than the {n} mel bands")
         scale = np.where(k == 0, np.sqrt(1 / n), np.sqrt(2 / n))
         self._dct = (scale * np.cos(np.pi * np.outer(np.arange(n) + 0.5, k) / n)).astype(np.float32)
 

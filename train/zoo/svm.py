@@ -3,8 +3,9 @@
 R1's paper compares with an SVM without describing it. Here the functionals (mean, mean absolute deviation, maximum,
 minimum over time) of 40 MFCC and their deltas are standardised, clipped at four deviations and classified one against
 the rest; the penalty C is chosen on the validation side. (Without the clip the converter folds the standardisation into
-the weights, whose single int8 scale then loses most of them.) scikit-learn finds the weights; they live in a Keras
-model, so that the baseline is scored, converted and heard like every other system.
+the weights, whose single int8 scale then loses most of them. ``dynamic`` works; with ``int8`` activations too, the
+functionals of deltas drown beside those of MFCC, and `serkit convert` refuses.) scikit-learn finds
+the weights; they live in a Keras model, so that the baseline is scored, converted and heard like every other system.
 """
 
 from __future__ import annotations
