@@ -14,9 +14,15 @@ from serkit.train.environment import environment
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
 
+def _portable(argument: str) -> str:
+    """An argument as it may be published: of an absolute path, which only this machine has, the last two parts."""
+    path = Path(argument)
+    return "/".join(path.parts[-2:]) if path.is_absolute() else argument
+
+
 def write_results(path: Path, benchmark: str, rows: list[dict[str, Any]]) -> None:
     """Write ``rows`` as ``benchmarks/results/<name>.json`` looks; atomically."""
-    command = shlex.join(["serkit", *sys.argv[1:]])
+    command = shlex.join(["serkit", *map(_portable, sys.argv[1:])])
     content = {"schema": 1, "benchmark": benchmark, **environment(), "command": command, "rows": rows}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

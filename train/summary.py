@@ -81,7 +81,7 @@ def read_runs(folders: Iterable[Path]) -> list[Run]:
     asked = list(folders)
     runs = []
     for folder in sorted({p for f in asked for p in (f, *(f.iterdir() if f.is_dir() else ())) if p.is_dir()}):
-        if not RunState(folder).state.get("finished"):
+        if not RunState(folder).state.get("finished") or not (folder / "predictions.json").exists():
             continue
         recipe, metrics, split = load_run(folder)
         rows = json.loads((folder / "predictions.json").read_text(encoding="utf-8")).get("test")

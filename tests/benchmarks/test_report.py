@@ -11,7 +11,7 @@ from serkit.benchmarks.page import write_page
 from serkit.edge.cli import main
 from serkit.train.fit import train
 from serkit.train.recipe import bundled_recipes, override, read_recipe
-from serkit.train.results import read_results
+from serkit.train.results import read_results, write_results
 from serkit.train.runs import run_name
 from serkit.train.splits import PROTOCOLS
 from serkit.train.summary import cells, read_runs
@@ -75,3 +75,9 @@ def test_the_readme_shows_the_committed_results(tmp_path: Path, monkeypatch: pyt
     more = Path("benchmarks") / "results" / "README.md"
     assert (tmp_path / more).read_text() == (readme.parent / more).read_text(), "run `serkit report --readme`"
     assert read_results()
+
+
+def test_results_carry_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["serkit", "report", str(tmp_path / "runs" / "a"), "--results", "x y.json"])
+    write_results(tmp_path / "r.json", "systems", [])
+    assert json.loads((tmp_path / "r.json").read_text())["command"] == "serkit report runs/a --results 'x y.json'"
