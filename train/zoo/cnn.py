@@ -1,7 +1,7 @@
 """Baseline of R1: its convolution blocks alone, with the mean over time where the BiLSTM was.
 
-R1's paper compares with a CNN without describing it. A maximum over time beside the mean does not work here: right after
-dropout, which scales what it keeps, it is larger in training than in use.
+R1's paper compares with a CNN without describing it. A maximum over time beside the mean does not work here: right
+after dropout, which scales what it keeps, it is larger in training than in use.
 """
 
 from __future__ import annotations
