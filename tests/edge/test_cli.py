@@ -172,9 +172,8 @@ def test_an_interrupt_on_an_idle_pipe_ends_at_once_and_in_silence(wav: Path) -> 
     child.stdin.flush()
     assert child.stdout.readline()  # it hears; now the pipe falls idle
     child.send_signal(signal.SIGINT)
-    _, stderr = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert stderr == b""
+    assert child.wait(timeout=60) == 130  # the pipe stays open: closed at once, it would be a race with its end
+    assert child.communicate()[1] == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
