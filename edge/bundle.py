@@ -80,7 +80,7 @@ def find_model(model: str) -> Path:
     return path
 
 
-def read_bundle(model: str) -> Bundle:
+def read_bundle(model: str | Path) -> Bundle:
     """Find, verify and parse a model; nothing but the signature check looks into an unverified file.
 
     Args:
@@ -89,7 +89,7 @@ def read_bundle(model: str) -> Bundle:
     Raises:
         ModelError: Missing, unsigned, not trusted, damaged, or made for another version of serkit.
     """
-    path = find_model(model)
+    path = find_model(str(model))
     sidecar = path.with_name(path.name + ".minisig")
     try:
         if path.stat().st_size > _LARGEST_BYTES:

@@ -7,8 +7,6 @@ import importlib.util
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +151,9 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
         sys.exit(1)
 
 
+_preset = click.option("--preset", help="driver, assistant or research, instead of the configuration's.")
+
+
 @main.command()
 @click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
 @click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
@@ -160,7 +161,8 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
 @_engine
 @_threads
 @as_json
-@click.option("--config", type=click.Path(path_type=Path), help="TOML with a [decision] table.")
+@_preset
+@click.option("--config", type=click.Path(path_type=Path), help="TOML: preset, [decision] and the sinks' tables.")
 @_block_size
 @click.option("--speed", type=click.Choice(["realtime", "max"]), default="max", show_default=True, help="Of a file.")
 @click.option(
@@ -172,53 +174,41 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
 def listen(
     source: str,
     device: str | None,
-    model: str,
-    engine: str,
-    threads: int,
     as_json: bool,
-    config: Path | None,
     block_size: int,
     speed: str,
     raw_rate: int | None,
     raw_channels: int,
+    **options: Any,
 ) -> None:
     """Detect emotions continuously, in a microphone, a file or standard input.
 
     \b
     Examples:
       serkit listen
+      serkit listen --preset driver
       serkit listen --input drive.wav --json
       arecord -f S16_LE -r 16000 | serkit listen --input - --json
     """
-    from serkit.edge.audio import FileSource, PipeSource, Source
-    from serkit.edge.bundle import read_bundle
+    from serkit.edge.audio import PipeSource, Source
 
     if device is not None and source != "mic":
         raise click.UsageError("--device goes with --input mic")
     if source != "-" and (raw_rate is not None or raw_channels != 1):
         raise click.UsageError("--raw-rate and --raw-channels go with --input -")
-    settings = _decision(config)
-    bundle = read_bundle(model)
-    rate = bundle.frontend.sample_rate
 
-    def open_source() -> Source:
-        if source == "mic":
-            from serkit.edge.microphone import Microphone
+    def pipe(rate: int) -> Source:
+        return PipeSource(rate, block_size, raw_rate=raw_rate, raw_channels=raw_channels)
 
-            return Microphone(rate, block_size, device=device)
-        if source == "-":
-            return PipeSource(rate, block_size, raw_rate=raw_rate, raw_channels=raw_channels)
-        return FileSource(source, rate, block_size)
-
-    _listen(
-        bundle,
-        open_source,
-        settings,
-        engine,
-        threads,
+    named = source not in ("mic", "-")
+    _show(
+        pipe if source == "-" else source,
+        source if named else {"mic": "the microphone", "-": "standard input"}[source],
         as_json,
-        speed,
-        "" if source in ("mic", "-") else source,
+        device=device,
+        block_size=block_size,
+        realtime=named and speed == "realtime",
+        **options,
     )
 
 
@@ -227,6 +217,7 @@ def listen(
 @_engine
 @_threads
 @as_json
+@_preset
 @_block_size
 @click.option(
     "--speed",
@@ -235,7 +226,7 @@ def listen(
     show_default=True,
     help="Of the clip.",
 )
-def demo(model: str, engine: str, threads: int, as_json: bool, block_size: int, speed: str) -> None:
+def demo(as_json: bool, speed: str, **options: Any) -> None:
     """Listen to a clip that comes with serkit: no microphone and no network needed.
 
     The clip was spoken by a synthesizer, so its "emotions" show how serkit works, not how well.
@@ -244,54 +235,23 @@ def demo(model: str, engine: str, threads: int, as_json: bool, block_size: int, 
     Example:
       serkit demo --speed max
     """
-    from serkit.edge.audio import FileSource
-    from serkit.edge.bundle import read_bundle
-    from serkit.edge.decision import DecisionSettings
-
-    bundle = read_bundle(model)
     clip = Path(__file__).parent / "demo" / "clip.flac"
-
-    def open_source() -> Any:
-        return FileSource(clip, bundle.frontend.sample_rate, block_size)
-
-    _listen(bundle, open_source, DecisionSettings(), engine, threads, as_json, speed, "the demo clip")
+    _show(clip, "the demo clip", as_json, realtime=speed == "realtime", **options)
 
 
-def _decision(config: Path | None) -> Any:
-    """Decision settings from a configuration file's ``[decision]`` table."""
-    from serkit.edge.config import Config, read_config
-
-    return (read_config(config) if config else Config()).decision
-
-
-def _listen(
-    bundle: Any,
-    open_source: Callable[[], Any],
-    settings: Any,
-    engine: str,
-    threads: int,
-    as_json: bool,
-    speed: str,
-    title: str,
-) -> None:
-    from serkit.edge import stream
-    from serkit.edge.audio import paced
+def _show(source: Any, title: str, as_json: bool, **options: Any) -> None:
+    """Listen, and put the events on standard output."""
     from serkit.edge.events import to_json
+    from serkit.edge.listener import listen as open_listener
 
-    recognizer = stream.Recognizer(bundle, engine, threads)
-    with ExitStack() as stack:
-        source = stack.enter_context(open_source())
-        blocks: Iterable[Any] = source
-        if speed == "realtime" and title:
-            blocks = paced(source, bundle.frontend.sample_rate)
-        events = stream.with_notices(stream.listen(recognizer, blocks, settings), source, bundle.name)
+    with open_listener(source, **options) as listener:
         if as_json:
-            for event in events:
+            for event in listener:
                 click.echo(to_json(event))
             return
         from serkit.edge.terminal import show_events
 
-        show_events(events, bundle, recognizer.engine.name, title or "microphone or standard input")
+        show_events(listener, title)
 
 
 @main.command()

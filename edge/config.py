@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from serkit.edge.decision import DecisionSettings
+from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
+from serkit.edge.sinks import Sink
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +16,43 @@ class Config:
     """A whole configuration.
 
     Attributes:
-        decision: From window probabilities to events.
+        decision: From window probabilities to events; what the file gives is laid over its preset.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
+    def sinks(self) -> list[Sink]:
+        """The sinks whose tables the file has, not started.
 
-def read_config(path: Path) -> Config:
+        Raises:
+            MissingExtraError: One needs a part of serkit that is not installed.
+        """
+        return []
+
+
+def read_config(path: Path | None = None, preset: str | None = None) -> Config:
     """Read a configuration file.
 
+    Args:
+        path: TOML; none is an empty one.
+        preset: Instead of the file's own ``preset``.
+
     Raises:
-        SettingsError: No such file, not TOML, or a setting is unknown or impossible.
+        SettingsError: No such file, not TOML, or a setting or preset is unknown or impossible.
     """
-    return build(Config, read_toml(path, "configuration file"), str(path))
+    values: dict[str, Any] = {} if path is None else read_toml(path, "configuration file")
+    where = "the configuration" if path is None else str(path)
+    name = values.pop("preset", None)
+    base = preset_values(preset or name) if preset or name is not None else {}
+    if base and isinstance(values.get("decision", {}), dict):
+        values["decision"] = _laid_over(base, values.get("decision", {}))
+    return build(Config, values, where)
+
+
+def _laid_over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``values`` in place of its own, table by table."""
+    merged = dict(base)
+    for key, value in values.items():
+        old = base.get(key)
+        merged[key] = _laid_over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

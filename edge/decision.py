@@ -1,75 +1,294 @@
-"""From window probabilities to events: a moving average, a threshold for "unsure", and silence."""
+"""From window probabilities to a calm answer: smoothing, hysteresis, patience, and the courage to say "unsure".
+
+A pure state machine over time. Probabilities of the model's labels are first added up to the classes of the preset
+(``driver`` tells four apart), smoothed over the time that was spoken, and then an answer
+
+- *starts* when its class leads with at least ``enter`` for ``patience_s``,
+- *holds* while its class keeps at least ``leave`` and no other starts, but for ``min_duration_s`` in any case,
+- does not start again before ``refractory_s`` are over, once it has given way.
+
+A ``resting`` class neither leads nor starts: it is the answer while no other is, as long as it has its own ``leave``.
+Everything else is ``unsure``. A pause longer than ``memory_s`` ends the answer and the smoothing: what was said before
+it does not colour what comes after.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.affect import expected_affect
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event
+from serkit.edge.settings import build, read_toml
+
+Probabilities = npt.NDArray[np.float64]
+
+_PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSettings:
+    """One answer; what is not given is taken from `DecisionSettings`.
+
+    Attributes:
+        labels: The model's labels whose probabilities it adds up; those that a model does not have are left out.
+        enter: Smoothed probability with which it may start.
+        leave: Smoothed probability under which it ends.
+        patience_s: How long it has to lead before it starts, s.
+        min_duration_s: How long it stays at least, s.
+        refractory_s: How long it cannot start again after it has ended, s.
+    """
+
+    labels: tuple[str, ...] = ()
+    enter: float | None = None
+    leave: float | None = None
+    patience_s: float | None = None
+    min_duration_s: float | None = None
+    refractory_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionSettings:
-    """How calm the answer is.
+    """How calm, quick and careful the answer is.
 
     Attributes:
-        average_windows: Windows in the moving average.
-        unsure_below: Smoothed probability under which the answer is ``unsure``.
+        average_s: Time constant of the smoothing, s of speech; 0 is none.
+        memory_s: Pause that ends everything, s.
+        per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
+            ``max_utterance_s``), about all of it, instead of one per window.
+        max_utterance_s: Longest utterance, s.
+        enter: See `ClassSettings`; these five stand for every class that says nothing else.
+        leave: As above.
+        patience_s: As above.
+        min_duration_s: As above.
+        refractory_s: As above.
+        resting: The class that is the answer while no other is.
+        classes: Answers by name. None at all: the model's own labels.
     """
 
-    average_windows: int = 3
-    unsure_below: float = 0.3
+    average_s: float = 1.0
+    memory_s: float = 1.0
+    per_utterance: bool = False
+    max_utterance_s: float = 15.0
+    enter: float = 0.35
+    leave: float = 0.25
+    patience_s: float = 0.0
+    min_duration_s: float = 0.0
+    refractory_s: float = 0.0
+    resting: str | None = None
+    classes: dict[str, ClassSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.average_windows < 1:
-            raise SettingsError(f"average_windows is {self.average_windows}; it needs at least 1")
-        if not 0 <= self.unsure_below <= 1:
-            raise SettingsError(f"unsure_below is {self.unsure_below}; it needs 0 to 1")
+        for name in ("average_s", "memory_s", "max_utterance_s"):
+            if not getattr(self, name) >= 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 s or more")
+        for name, c in self.resolved().items():
+            where = f"classes.{name}: " if self.classes else ""
+            if not 0 <= c.leave <= c.enter <= 1:  # type: ignore[operator]
+                raise SettingsError(f"{where}enter {c.enter}, leave {c.leave}: 0 <= leave <= enter <= 1 is needed")
+            if min(c.patience_s, c.min_duration_s, c.refractory_s) < 0:  # type: ignore[type-var,operator]
+                raise SettingsError(f"{where}patience_s, min_duration_s and refractory_s need 0 s or more")
+        if self.resting is not None and self.classes and self.resting not in self.classes:
+            raise SettingsError(f"resting is {self.resting!r}; choose one of {', '.join(self.classes)}")
+        seen: dict[str, str] = {}
+        for name, c in self.classes.items():
+            for label in c.labels or (name,):
+                if label in seen:
+                    raise SettingsError(f"label {label!r} is in classes {seen[label]!r} and {name!r}; name it once")
+                seen[label] = name
+
+    def resolved(self, labels: Sequence[str] = ("",)) -> dict[str, ClassSettings]:
+        """Every class with all its settings filled in; for a model's own labels where no class is named."""
+        own = {label: ClassSettings(labels=(label,)) for label in labels}
+        names = ("enter", "leave", "patience_s", "min_duration_s", "refractory_s")
+        return {
+            name: replace(
+                c,
+                labels=c.labels or (name,),
+                **{n: getattr(self, n) if getattr(c, n) is None else getattr(c, n) for n in names},
+            )
+            for name, c in (self.classes or own).items()
+        }
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the presets that come with serkit."""
+    return tuple(sorted(path.stem for path in _PRESETS.glob("*.toml")))
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """What a preset sets, as its TOML says it.
+
+    Raises:
+        SettingsError: There is no such preset.
+    """
+    if name not in presets():
+        raise SettingsError(f"no preset {name!r}; choose one of {', '.join(presets())}")
+    return read_toml(_PRESETS / f"{name}.toml", "preset")
+
+
+def read_preset(name: str) -> DecisionSettings:
+    """The settings of a preset.
+
+    Raises:
+        SettingsError: There is no such preset.
+    """
+    return build(DecisionSettings, preset_values(name), f"preset {name}")
 
 
 class Decision:
-    """One stream's decisions; every window gets an answer.
+    """One stream's decisions.
+
+    Attributes:
+        answers: What an event's ``emotion`` can be.
+
+    Raises:
+        SettingsError: The model's labels and the settings' classes do not fit together.
 
     >>> decision = Decision(("calm", "angry"), "demo", DecisionSettings())
-    >>> decision.window(2.5, np.array([0.1, 0.9])).emotion, decision.window(3.0, None).kind
-    ('angry', 'silence')
+    >>> [e.answer for e in decision.window(2.5, np.array([0.1, 0.9])) + decision.window(3.0, None)]
+    ['angry', 'silence']
     """
 
     def __init__(self, labels: Sequence[str], model: str, settings: DecisionSettings) -> None:
         self._labels = tuple(labels)
         self._model = model
         self._settings = settings
-        self._recent: deque[npt.NDArray[np.float64]] = deque(maxlen=settings.average_windows)
+        classes = settings.resolved(labels)
+        self.answers = tuple(classes)
+        self._classes = list(classes.values())
+        # (n_answers, n_labels): which labels each answer adds up
+        self._members = np.array([[label in c.labels for label in labels] for c in self._classes], float)
+        for name, members in zip(self.answers, self._members, strict=True):
+            if not members.any():
+                raise SettingsError(
+                    f"class {name!r} needs one of the labels {', '.join(classes[name].labels)}; "
+                    f"{model} knows {', '.join(labels)}"
+                )
+        if lost := [label for label, members in zip(labels, self._members.T, strict=True) if not members.any()]:
+            raise SettingsError(f"label {lost[0]!r} of {model} is in no class; add it to one")
+        if settings.resting is not None and settings.resting not in self.answers:
+            raise SettingsError(f"resting is {settings.resting!r}; choose one of {', '.join(self.answers)}")
+        self._resting = None if settings.resting is None else self.answers.index(settings.resting)
+        self._gave_way_s = [-math.inf] * len(self.answers)
+        self._previous_s: float | None = None  # time of the last window
+        self._spoke_s = -math.inf  # and of the last with speech
+        self._forget()
 
-    def window(self, time_s: float, probabilities: npt.NDArray[np.float64] | None) -> Event:
-        """The event of one window: ``probabilities`` (n_labels,), or None where nobody speaks.
+    def _forget(self) -> None:
+        """What a long pause ends."""
+        self._total: Probabilities = np.zeros(len(self._labels))  # weighted sum of windows in the smoothing
+        self._weight = 0.0
+        self._began_s = math.nan  # of the utterance
+        self._current: int | None = None
+        self._since_s = 0.0
+        self._leader: int | None = None
+        self._leads_since_s = 0.0
 
-        Silence ends the average: what was said before a pause does not colour what comes after it.
+    def window(self, time_s: float, probabilities: Probabilities | None) -> list[Event]:
+        """The events of one window: one, but for ``per_utterance``, where there may be none or two.
+
+        Args:
+            time_s: Its end; later than the one before.
+            probabilities: ``(n_labels,)``, or None where nobody speaks.
         """
+        step_s = 0.0 if self._previous_s is None else time_s - self._previous_s
+        self._previous_s = time_s
         if probabilities is None:
-            self._recent.clear()
-            return Event(
-                time_s=time_s,
-                kind="silence",
-                emotion=None,
-                confidence=None,
-                probabilities=None,
-                model=self._model,
-            )
-        self._recent.append(probabilities)
-        mean = np.mean(self._recent, axis=0)
-        best = int(np.argmax(mean))
-        sure = bool(mean[best] >= self._settings.unsure_below)
+            return self._silence(time_s)
+        if math.isnan(self._began_s):
+            self._began_s = time_s
+        self._spoke_s = time_s
+        self._smooth(probabilities, step_s)
+        if not self._settings.per_utterance:
+            return [self._event(time_s, self._step(time_s))]
+        return self.end() if time_s - self._began_s >= self._settings.max_utterance_s else []
+
+    def end(self) -> list[Event]:
+        """What is left to say when the stream ends: the answer to an utterance that was going on."""
+        if not (self._settings.per_utterance and self._weight):
+            return []
+        event = self._event(self._spoke_s, self._utterance())
+        self._forget()
+        return [event]
+
+    def _silence(self, time_s: float) -> list[Event]:
+        over = time_s - self._spoke_s >= self._settings.memory_s
+        events = self.end() if over else []
+        if over:
+            self._forget()
+        return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
+
+    def _smooth(self, probabilities: Probabilities, step_s: float) -> None:
+        """Add a window to an exponential average over the time spoken; over all of an utterance alike."""
+        s = self._settings
+        decay = 1.0 if s.per_utterance else math.exp(-step_s / s.average_s) if s.average_s else 0.0
+        self._total = decay * self._total + probabilities
+        self._weight = decay * self._weight + 1
+
+    def _smoothed(self) -> Probabilities:
+        """Of each answer, ``(n_answers,)``."""
+        return np.asarray(self._members @ (self._total / self._weight))
+
+    def _leading(self) -> int | None:
+        """The likeliest class that does not rest, if it may start."""
+        q = self._smoothed()
+        if self._resting is not None:
+            q[self._resting] = -1.0
+        best = int(np.argmax(q))
+        return best if q[best] >= self._limit(best, "enter") else None
+
+    def _limit(self, index: int, name: str) -> float:
+        return float(getattr(self._classes[index], name))
+
+    def _step(self, time_s: float) -> int | None:
+        """Advance the state machine; the class that is on."""
+        leader = self._leading()
+        if leader != self._leader:
+            self._leader, self._leads_since_s = leader, time_s
+        current = self._current
+        may_end = current is None or time_s - self._since_s >= self._limit(current, "min_duration_s")
+        may_start = (
+            leader is not None
+            and leader != current
+            and time_s - self._leads_since_s >= self._limit(leader, "patience_s")
+            and time_s - self._gave_way_s[leader] >= self._limit(leader, "refractory_s")
+        )
+        fades = current is not None and self._smoothed()[current] < self._limit(current, "leave")
+        if may_end and (may_start or fades):
+            if current is not None:
+                self._gave_way_s[current] = time_s
+            self._current, self._since_s = (leader if may_start else None), time_s
+        return self._rest() if self._current is None else self._current
+
+    def _utterance(self) -> int | None:
+        """The answer to a whole utterance: what leads, whatever came before it."""
+        leader = self._leading()
+        return self._rest() if leader is None else leader
+
+    def _rest(self) -> int | None:
+        if self._resting is None or self._smoothed()[self._resting] < self._limit(self._resting, "leave"):
+            return None
+        return self._resting
+
+    def _event(self, time_s: float, answer: int | None) -> Event:
+        q = self._smoothed()
+        mean = dict(zip(self._labels, (self._total / self._weight).tolist(), strict=True))
+        arousal, valence = expected_affect(mean) or (None, None)
         return Event(
             time_s=time_s,
-            kind="emotion" if sure else "unsure",
-            emotion=self._labels[best] if sure else None,
-            confidence=float(mean[best]),
-            probabilities={label: float(p) for label, p in zip(self._labels, mean, strict=True)},
+            kind="unsure" if answer is None else "emotion",
+            emotion=None if answer is None else self.answers[answer],
+            confidence=float(q.max() if answer is None else q[answer]),
+            probabilities=dict(zip(self.answers, q.tolist(), strict=True)),
             model=self._model,
+            arousal=arousal,
+            valence=valence,
         )

@@ -37,20 +37,33 @@ class Event:
     Attributes:
         time_s: End of the window it is about, seconds since the start of the stream.
         kind: ``emotion``, ``silence`` (no speech), ``unsure`` (speech, but no clear emotion) or ``status``.
-        emotion: The label, for ``emotion`` only.
-        confidence: Its smoothed probability.
-        probabilities: Label to smoothed probability.
+        emotion: The answer, for ``emotion`` only: a label of the model, or a class of the preset.
+        confidence: Its smoothed probability; for ``unsure`` that of the likeliest answer.
+        probabilities: Every answer's smoothed probability; None where nothing was scored.
         model: Name of the model.
-        message: For ``status`` only, what happened.
+        arousal: Expected arousal, -1 (drowsy) to 1 (agitated), of the smoothed probabilities.
+        valence: Expected valence, -1 (unpleasant) to 1 (pleasant).
+        speech_ratio: Share of the window that holds speech; None for ``status``.
+        level_dbfs: Level of the newest hop's loudest frame, dB of full scale; None for ``status``.
+        message: For ``status`` what happened; for ``silence`` ``"muted"`` while the microphone is muted.
     """
 
     time_s: float
     kind: Literal["emotion", "silence", "unsure", "status"]
-    emotion: str | None
-    confidence: float | None
-    probabilities: dict[str, float] | None
+    emotion: str | None = None
+    confidence: float | None = None
+    probabilities: dict[str, float] | None = None
     model: str
+    arousal: float | None = None
+    valence: float | None = None
+    speech_ratio: float | None = None
+    level_dbfs: float | None = None
     message: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """The emotion, else the kind: what changes when the answer changes."""
+        return self.emotion or self.kind
 
 
 def to_json(item: Prediction | Event) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -49,6 +50,8 @@ def build(kind: type[T], values: Any, where: str) -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     """``value`` as ``hint`` wants it: a whole number where a float is needed, a list where a tuple is."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):  # X | None: TOML knows no None, so a value is an X
+        return None if value is None else _convert(arguments[0], value, where)
     if origin is typing.Literal:
         if value not in arguments:
             raise SettingsError(f"{where} is {value!r}; choose one of {', '.join(map(str, arguments))}")

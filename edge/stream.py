@@ -1,4 +1,4 @@
-"""The stream from blocks to scored windows, and the two things done with it: predict a file, listen for ever."""
+"""The stream from blocks to scored windows, and the emotion of a whole file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from serkit.edge.audio import FileSource, Source
+from serkit.edge.audio import FileSource
 from serkit.edge.bundle import Bundle
-from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.engine import Engine
 from serkit.edge.errors import AudioError, ModelError
-from serkit.edge.events import Event, Prediction
+from serkit.edge.events import Prediction
 from serkit.edge.frontend import Frontend
 from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import normalise, silence, softmax
@@ -29,11 +28,13 @@ class ScoredWindow:
     Attributes:
         time_s: Its end, seconds since the start of the stream; for a window filled up with silence, the stream's end.
         speech_ratio: Share of its frames that hold speech.
+        level_dbfs: Level of the loudest frame of its newest hop, dB of full scale.
         probabilities: float64 ``(n_labels,)``, or None where there is too little speech to score.
     """
 
     time_s: float
     speech_ratio: float
+    level_dbfs: float
     probabilities: npt.NDArray[np.float64] | None
 
 
@@ -106,7 +107,8 @@ class Recognizer:
 
     def _scored(self, window: Array, levels: Array, time_s: float) -> ScoredWindow:
         ratio = speech_ratio(levels)
-        return ScoredWindow(time_s, ratio, self.score(window) if ratio >= MIN_SPEECH else None)
+        level_dbfs = float(levels[-self.bundle.window.hop_frames :].max())
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window) if ratio >= MIN_SPEECH else None)
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
@@ -144,36 +146,3 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
         speech_ratio=speech / n_windows,
         model=bundle.name,
     )
-
-
-def listen(
-    recognizer: Recognizer, blocks: Iterable[Array], settings: DecisionSettings | None = None
-) -> Iterator[Event]:
-    """Events of a stream, one per window.
-
-    Raises:
-        AudioError: The stream ended before one frame of audio.
-    """
-    decision = Decision(recognizer.bundle.labels, recognizer.bundle.name, settings or DecisionSettings())
-    window = None
-    for window in recognizer.windows(blocks):
-        yield decision.window(window.time_s, window.probabilities)
-    if window is None:
-        f = recognizer.bundle.frontend
-        raise AudioError(f"the stream ended before {f.win_length / f.sample_rate:g} s of audio; nothing could be heard")
-
-
-def with_notices(events: Iterable[Event], source: Source, model: str) -> Iterator[Event]:
-    """The events, with a ``status`` event wherever the source lost audio."""
-    for event in events:
-        if (message := source.notice()) is not None:
-            yield Event(
-                time_s=event.time_s,
-                kind="status",
-                emotion=None,
-                confidence=None,
-                probabilities=None,
-                model=model,
-                message=message,
-            )
-        yield event

@@ -11,8 +11,8 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
-from serkit.edge.bundle import Bundle
 from serkit.edge.events import Event, Prediction
+from serkit.edge.listener import Listener
 
 _BAR = 30
 _HISTORY = 8
@@ -42,9 +42,10 @@ def event_text(event: Event) -> str:
     return f"{event.time_s:8.1f} s  {word:<10}{event.confidence:5.0%} {_bar(event.confidence)}"
 
 
-def show_events(events: Iterable[Event], bundle: Bundle, engine: str, title: str) -> None:
+def show_events(events: Listener, title: str) -> None:
     """A live view where stdout is a terminal, else one line per event."""
     console = Console()
+    bundle, engine = events.recognizer.bundle, events.recognizer.engine.name
     heading = f"{bundle.name} ({bundle.format}, {engine}) hears {title}; Ctrl-C ends"
     if not console.is_terminal:
         print(heading, flush=True)
@@ -55,7 +56,7 @@ def show_events(events: Iterable[Event], bundle: Bundle, engine: str, title: str
     with Live(Text(heading), console=console, refresh_per_second=10) as live:
         for event in events:
             recent.append(event)
-            live.update(Group(Text(heading, style="dim"), _bars(event, bundle.labels), _lines(recent)))
+            live.update(Group(Text(heading, style="dim"), _bars(event, events.answers), _lines(recent)))
     if not recent:
         console.print("no audio came", highlight=False)
 

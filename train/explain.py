@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.affect import AFFECT
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.vad import frame_levels
 from serkit.edge.window import softmax
@@ -28,7 +29,6 @@ from serkit.train import plots
 from serkit.train.augment import mel_centres_hz
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.features import load_features
-from serkit.train.labels import AFFECT
 from serkit.train.metrics import uar
 from serkit.train.runs import Reference, load_run, load_trained, write_json
 from serkit.train.scoring import Windows, keras_logits, pool_utterances, window_utterances

@@ -46,21 +46,6 @@ CODES = MappingProxyType(
     }
 )
 
-#: Arousal and valence that an emotion stands for, -1, 0 or 1: its quadrant or axis in Russell's circumplex (1980).
-AFFECT = MappingProxyType(
-    {
-        "neutral": (0, 0),
-        "calm": (-1, 1),
-        "happy": (1, 1),
-        "sad": (-1, -1),
-        "angry": (1, -1),
-        "fearful": (1, -1),
-        "disgust": (0, -1),
-        "surprised": (1, 0),
-        "boredom": (-1, -1),
-    }
-)
-
 
 def labels_of(corpus: str) -> tuple[str, ...]:
     """The emotions of one corpus, in the order of `EMOTIONS`.

@@ -1,0 +1,212 @@
+"""Continuous detection: a source, a model, a decision and sinks, as one iterator of events that can be muted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.audio import FileSource, PipeSource, Source, paced
+from serkit.edge.bundle import read_bundle
+from serkit.edge.config import Config, read_config
+from serkit.edge.decision import Decision
+from serkit.edge.errors import AudioError
+from serkit.edge.events import Event
+from serkit.edge.sinks import Sink
+from serkit.edge.stream import Recognizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(kw_only=True)
+class Health:
+    """How the listening itself does; counters only grow.
+
+    Attributes:
+        audio_s: Audio heard, s.
+        windows: Windows decided on.
+        scored: Windows the model was asked about; the rest held no speech.
+        latency_ms: From the arrival of a window's last block to its event, ms.
+        notices: Status events so far.
+    """
+
+    audio_s: float = 0.0
+    windows: int = 0
+    scored: int = 0
+    latency_ms: float = 0.0
+    notices: int = 0
+
+
+class Listener:
+    """Listen until the source ends; every window becomes an event, which all sinks get as well.
+
+        with Listener(recognizer, source, decision, sinks=[...]) as listener:
+            for event in listener: ...
+
+    Attributes:
+        recognizer: The model that hears.
+        answers: What an event's ``emotion`` can be, in display order.
+        health: Counters.
+
+    Raises:
+        AudioError: While iterating: the stream ended before one frame of audio.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        source: Source,
+        decision: Decision,
+        *,
+        sinks: Sequence[Sink] = (),
+        realtime: bool = False,
+    ) -> None:
+        self.recognizer = recognizer
+        self.health = Health()
+        self._source = source
+        self._sinks = list(sinks)
+        self._realtime = realtime
+        self.answers = decision.answers
+        self._decision = decision
+        self._muted = threading.Event()
+        self._arrived = 0.0  # monotonic time of the newest block
+        self._started: list[Sink] = []
+
+    @property
+    def muted(self) -> bool:
+        """Whether silence is heard in place of the audio."""
+        return self._muted.is_set()
+
+    def mute(self, muted: bool = True) -> None:
+        """Stop hearing, or go on, at once; from any thread."""
+        (self._muted.set if muted else self._muted.clear)()
+
+    def __enter__(self) -> Self:
+        for sink in self._sinks:
+            self._started.append(sink)
+            sink.start(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the source and the sinks; a second call does nothing."""
+        self._source.close()
+        while self._started:
+            self._started.pop().close()
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events():
+            for sink in self._started:
+                sink.send(event)
+            yield event
+
+    def _events(self) -> Iterator[Event]:
+        """What is decided on, and between it what happened to the source and the sinks."""
+        time_s, muted = 0.0, False
+        for window in self.recognizer.windows(self._blocks()):
+            time_s = window.time_s
+            for message in self._notices():
+                yield self._status(time_s, message)
+            if muted != self.muted:
+                muted = not muted
+                yield self._status(time_s, "muted" if muted else "no longer muted")
+            probabilities = None if muted else window.probabilities
+            self.health.windows += 1
+            self.health.scored += probabilities is not None
+            for event in self._decision.window(time_s, probabilities):
+                self.health.latency_ms = 1000 * (time.monotonic() - self._arrived)
+                yield replace(
+                    event,
+                    speech_ratio=window.speech_ratio,
+                    level_dbfs=window.level_dbfs,
+                    message="muted" if muted else event.message,
+                )
+        yield from self._decision.end()
+        if not self.health.windows:
+            f = self.recognizer.bundle.frontend
+            raise AudioError(
+                f"the stream ended before {f.win_length / f.sample_rate:g} s of audio; nothing could be heard"
+            )
+
+    def _blocks(self) -> Iterator[Array]:
+        """The source's blocks, silent while muted."""
+        rate = self.recognizer.bundle.frontend.sample_rate
+        for block in paced(self._source, rate) if self._realtime else self._source:
+            self._arrived = time.monotonic()
+            self.health.audio_s += len(block) / rate
+            yield np.zeros_like(block) if self.muted else block
+
+    def _notices(self) -> Iterator[str]:
+        if (message := self._source.notice()) is not None:
+            yield message
+        for sink in self._started:
+            if (message := sink.notice()) is not None:
+                yield f"{sink.name}: {message}"
+
+    def _status(self, time_s: float, message: str) -> Event:
+        self.health.notices += 1
+        return Event(time_s=time_s, kind="status", model=self.recognizer.bundle.name, message=message)
+
+
+def listen(
+    source: str | Path | Callable[[int], Source] = "mic",
+    *,
+    model: str | Path = "default",
+    preset: str | None = None,
+    config: Config | Path | None = None,
+    device: str | None = None,
+    block_size: int | None = 512,
+    engine: str = "auto",
+    threads: int = 1,
+    realtime: bool = False,
+    sinks: Sequence[Sink] = (),
+) -> Listener:
+    """Open everything continuous detection needs; use the result as a context manager and iterate over its events.
+
+    Args:
+        source: ``"mic"``, an audio file, ``"-"`` for standard input, or what makes a `Source` of the model's rate, Hz.
+        model: Bundled model or .tflite file.
+        preset: Name of a preset, instead of the configuration's.
+        config: A configuration, or the TOML file that holds one.
+        device: Microphone: number or part of its name.
+        block_size: Samples per block; results never depend on it.
+        engine: ``auto``, ``litert`` or ``tflite-runtime``.
+        threads: Of one inference.
+        realtime: Hand a file's audio out no faster than it was spoken.
+        sinks: More places for the events than the configuration names.
+
+    Raises:
+        SerkitError: Source, model or a setting cannot be used.
+    """
+    settings = config if isinstance(config, Config) else read_config(config, preset)
+    recognizer = Recognizer(read_bundle(model), engine, threads)
+    rate = recognizer.bundle.frontend.sample_rate
+    all_sinks = [*settings.sinks(), *sinks]
+    bundle = recognizer.bundle
+    decision = Decision(bundle.labels, bundle.name, settings.decision)
+    opened: Source
+    if callable(source):
+        opened = source(rate)
+    elif source == "mic":
+        from serkit.edge.microphone import Microphone
+
+        opened = Microphone(rate, block_size, device=device)
+    elif source == "-":
+        opened = PipeSource(rate, block_size)
+    else:
+        opened = FileSource(source, rate, block_size)
+    return Listener(recognizer, opened, decision, sinks=all_sinks, realtime=realtime)
