@@ -1,60 +1,233 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serkit.edge.decision import Decision, DecisionSettings
+from serkit.edge.affect import AFFECT, expected_affect
+from serkit.edge.decision import ClassSettings, Decision, DecisionSettings, presets, read_preset
 from serkit.edge.errors import SettingsError
-from serkit.edge.events import to_json
+from serkit.edge.events import Event, to_json
 
-LABELS = ("calm", "angry")
+LABELS = ("neutral", "happy", "sad", "angry")
+HOP = 0.5
+
+Heard = list[np.ndarray | None]
 
 
-def windows() -> st.SearchStrategy[list[float | None]]:
-    return st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=20)
+def decide(decision: DecisionSettings, heard: Heard, start_s: float = 2.5) -> list[Event]:
+    d = Decision(LABELS, "m", decision)
+    return [e for i, p in enumerate(heard) for e in d.window(start_s + i * HOP, p)] + d.end()
 
 
-@given(heard=windows(), n=st.integers(1, 5), threshold=st.floats(0, 1))
-def test_every_window_gets_one_event_that_means_what_it_says(
-    heard: list[float | None], n: int, threshold: float
-) -> None:
-    decision = Decision(LABELS, "m", DecisionSettings(average_windows=n, unsure_below=threshold))
-    for i, p in enumerate(heard):
-        event = decision.window(float(i), None if p is None else np.array([p, 1 - p]))
+@st.composite
+def streams(draw: st.DrawFn) -> Heard:
+    """Windows of somebody who speaks in runs, pauses, and is more or less clear."""
+    heard: Heard = []
+    for _ in range(draw(st.integers(1, 6))):
+        peak = draw(st.sampled_from([None, 0, 1, 2, 3]))
+        rng = np.random.default_rng(draw(st.integers(0, 1000)))
+        clear = draw(st.floats(0, 6))
+        for _ in range(draw(st.integers(1, 12))):
+            alpha = np.ones(4) + (clear * np.eye(4)[peak] if peak is not None else 0)
+            heard.append(None if peak is None else rng.dirichlet(alpha))
+    return heard
+
+
+def decisions() -> st.SearchStrategy[DecisionSettings]:
+    seconds = st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0])
+
+    def make(enter: float, share: float, resting: str | None, *s: float) -> DecisionSettings:
+        return DecisionSettings(
+            enter=enter,
+            leave=enter * share,
+            resting=resting,
+            average_s=s[0],
+            memory_s=s[1],
+            patience_s=s[2],
+            min_duration_s=s[3],
+            refractory_s=s[4],
+        )
+
+    return st.builds(
+        make,
+        st.floats(0, 0.9),
+        st.floats(0, 1),
+        st.sampled_from([None, "neutral"]),
+        seconds,
+        seconds,
+        seconds,
+        seconds,
+        seconds,
+    )
+
+
+@given(heard=streams(), s=decisions())
+def test_every_window_gets_one_event_that_means_what_it_says(heard: Heard, s: DecisionSettings) -> None:
+    events = decide(s, heard)
+    assert len(events) == len(heard)
+    for i, (event, p) in enumerate(zip(events, heard, strict=True)):
+        assert event.time_s == 2.5 + i * HOP
         assert (event.kind == "silence") == (p is None)
-        if event.kind == "silence":
-            assert event.emotion is event.confidence is event.probabilities is None
+        if p is None:
+            assert event.emotion is event.confidence is event.probabilities is event.arousal is None
             continue
         assert event.probabilities is not None
-        assert event.confidence == max(event.probabilities.values())
         assert sum(event.probabilities.values()) == pytest.approx(1)
-        assert (event.kind == "emotion") == (event.confidence >= threshold) == (event.emotion is not None)
+        assert (event.emotion is not None) == (event.kind == "emotion")
+        wanted = event.emotion or max(event.probabilities, key=lambda k: event.probabilities[k])
+        assert event.confidence == event.probabilities[wanted]
+        assert -1 <= event.arousal <= 1
+        assert -1 <= event.valence <= 1
 
 
-def test_the_average_smooths_and_silence_ends_it() -> None:
-    decision = Decision(LABELS, "m", DecisionSettings(average_windows=3, unsure_below=0))
-    calm, angry = np.array([0.9, 0.1]), np.array([0.1, 0.9])
-    assert [decision.window(t, p).emotion for t, p in enumerate([calm, calm, angry])] == ["calm"] * 3
-    decision.window(3, None)
-    assert decision.window(4, angry).emotion == "angry"
+@given(heard=streams(), s=decisions())
+@settings(max_examples=300)
+def test_answers_start_hold_and_end_by_the_rules(heard: Heard, s: DecisionSettings) -> None:
+    on: str | None = None  # what is on, and since when; a resting answer never is
+    since = spoke = -1e9
+    leader: str | None = None
+    leads_since = -1e9
+    gave_way: dict[str, float] = {}
+    for event in decide(s, heard):
+        if event.probabilities is None:
+            if event.time_s - spoke >= s.memory_s:
+                on = leader = None
+            continue
+        spoke = event.time_s
+        answer = None if event.emotion == s.resting else event.emotion
+        others = {k: p for k, p in event.probabilities.items() if k != s.resting}
+        best = max(others, key=lambda k: others[k])
+        now_leads = best if others[best] >= s.enter else None
+        if now_leads != leader:
+            leader, leads_since = now_leads, event.time_s
+        if answer != on:
+            if on is not None:  # held as long as it had to be, and then weak or outdone
+                assert event.time_s - since >= s.min_duration_s
+                assert answer is not None or others[on] < s.leave
+                gave_way[on] = event.time_s
+            if answer is not None:  # strong, patient, rested
+                assert answer == leader
+                assert event.time_s - leads_since >= s.patience_s
+                assert event.time_s - gave_way.get(answer, -1e9) >= s.refractory_s
+            on, since = answer, event.time_s
+        elif on is not None:
+            assert others[on] >= s.leave or event.time_s - since < s.min_duration_s
+
+
+@given(heard=streams(), s=decisions(), shift=st.sampled_from([0.5, 8.0, 1024.0]))
+def test_only_differences_of_time_matter(heard: Heard, s: DecisionSettings, shift: float) -> None:
+    later = decide(s, heard, 2.5 + shift)
+    assert [replace(e, time_s=e.time_s - shift) for e in later] == decide(s, heard)
+
+
+@given(heard=streams(), s=decisions())
+def test_what_was_said_before_a_long_pause_does_not_colour_what_comes_after(heard: Heard, s: DecisionSettings) -> None:
+    s = replace(s, refractory_s=0.0)  # the one thing that outlasts a pause
+    pause: Heard = [None] * 12
+    start_s = 2.5 + HOP * 12
+    assert decide(s, pause + heard)[12:] == decide(s, heard, start_s)
+    loud: Heard = [np.array([0.0, 0.0, 0.0, 1.0])]
+    assert decide(s, loud + pause[1:] + heard)[12:] == decide(s, heard, start_s)
+
+
+@given(heard=streams())
+def test_research_is_the_models_raw_answer(heard: Heard) -> None:
+    for event, p in zip(decide(read_preset("research"), heard), heard, strict=True):
+        assert event.emotion == (None if p is None else LABELS[int(np.argmax(p))])
+
+
+@given(heard=streams())
+def test_an_assistant_gets_one_answer_per_utterance_about_all_of_it(heard: Heard) -> None:
+    assistant = replace(read_preset("assistant"), max_utterance_s=1e9)
+    answers = [e for e in decide(assistant, heard) if e.kind != "silence"]
+    utterances: list[list[np.ndarray]] = [[]]
+    for p in heard:
+        utterances[-1].append(p) if p is not None else utterances.append([])
+    expected = [np.mean(u, axis=0) for u in utterances if u]
+    assert len(answers) == len(expected)
+    for event, mean in zip(answers, expected, strict=True):
+        assert list(event.probabilities.values()) == pytest.approx(mean.tolist())
+        assert event.emotion in (None, LABELS[int(np.argmax(mean))])
+
+
+def test_an_endless_utterance_is_answered_now_and_then() -> None:
+    s = replace(read_preset("assistant"), max_utterance_s=5.0)
+    events = decide(s, [np.array([0.1, 0.7, 0.1, 0.1])] * 60)
+    assert [e.time_s for e in events] == pytest.approx([7.5, 13.0, 18.5, 24.0, 29.5, 32.0])
+    assert {e.emotion for e in events} == {"happy"}
+
+
+def test_classes_add_up_the_labels_they_name() -> None:
+    s = DecisionSettings(average_s=0, enter=0.5, classes={
+        "upset": ClassSettings(labels=("angry", "sad", "disgust")), "fine": ClassSettings(labels=("neutral", "happy")),
+    })  # fmt: skip
+    (event,) = Decision(LABELS, "m", s).window(1.0, np.array([0.25, 0.15, 0.2, 0.4]))
+    assert event.probabilities == pytest.approx({"upset": 0.6, "fine": 0.4})
+    assert (event.emotion, event.confidence) == ("upset", pytest.approx(0.6))
+    assert (event.arousal, event.valence) == pytest.approx((0.15 - 0.2 + 0.4, 0.15 - 0.2 - 0.4))
+
+
+def test_the_average_forgets_with_its_time_constant() -> None:
+    s = DecisionSettings(average_s=HOP / np.log(2), enter=0, leave=0)  # a window counts half of the next one
+    events = decide(s, [np.array([1.0, 0, 0, 0]), None, np.array([0, 0, 0, 1.0])])
+    assert events[-1].probabilities["angry"] == pytest.approx(2 / 3)
+
+
+def test_the_presets_fit_every_emotion_there_is() -> None:
+    assert presets() == ("assistant", "driver", "research")
+    for name in presets():
+        decision = Decision(tuple(AFFECT), "m", read_preset(name))
+        events = decision.window(1.0, np.full(len(AFFECT), 1 / len(AFFECT))) + decision.end()
+        assert sum(events[0].probabilities.values()) == pytest.approx(1)
+    driver = read_preset("driver")
+    assert driver.resting == "calm"
+    assert set(driver.classes) == {"calm", "angry", "fearful", "distressed"}
+
+
+def test_affect_is_unknown_where_a_label_is() -> None:
+    assert expected_affect({"angry": 0.5, "bored to tears": 0.5}) is None
 
 
 def test_json_has_the_fields_of_the_contract() -> None:
-    decision = Decision(LABELS, "m", DecisionSettings())
-    event = json.loads(to_json(decision.window(2.5, np.array([1 / 3, 2 / 3]))))
+    (heard,) = Decision(LABELS, "m", DecisionSettings()).window(2.5, np.array([1 / 6, 1 / 6, 0, 2 / 3]))
+    event = json.loads(to_json(heard))
     assert event == {
         "schema": 1, "time_s": 2.5, "kind": "emotion", "emotion": "angry", "confidence": 0.6667,
-        "probabilities": {"calm": 0.3333, "angry": 0.6667}, "model": "m",
+        "probabilities": {"neutral": 0.1667, "happy": 0.1667, "sad": 0.0, "angry": 0.6667}, "model": "m",
+        "arousal": 0.8333, "valence": -0.5, "speech_ratio": None, "level_dbfs": None,
     }  # fmt: skip
-    assert set(json.loads(to_json(decision.window(3.0, None)))) == set(event)
+    assert set(json.loads(to_json(Event(time_s=3.0, kind="silence", model="m")))) == set(event)
 
 
-def test_settings_say_what_is_wrong() -> None:
-    with pytest.raises(SettingsError, match="average_windows is 0"):
-        DecisionSettings(average_windows=0)
-    with pytest.raises(SettingsError, match="unsure_below is 2"):
-        DecisionSettings(unsure_below=2)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"average_s": -1}, "average_s is -1; it needs 0 s or more"),
+        ({"enter": 0.2, "leave": 0.3}, "enter 0.2, leave 0.3: 0 <= leave <= enter <= 1 is needed"),
+        ({"patience_s": -1.0}, "patience_s, min_duration_s and refractory_s need 0 s or more"),
+        ({"classes": {"a": ClassSettings(enter=0.1)}}, r"classes\.a: enter 0.1, leave 0.25"),
+        ({"classes": {"a": ClassSettings()}, "resting": "b"}, "resting is 'b'; choose one of a"),
+        ({"classes": {"a": ClassSettings(labels=("b",)), "b": ClassSettings()}}, "label 'b' is in classes 'a' and 'b'"),
+    ],
+)
+def test_settings_say_what_is_wrong(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        DecisionSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"classes": {"joy": ClassSettings()}}, "class 'joy' needs one of the labels joy; m knows neutral, happy"),
+        ({"classes": {"angry": ClassSettings(), "sad": ClassSettings()}}, "label 'neutral' of m is in no class"),
+        ({"resting": "calm"}, "resting is 'calm'; choose one of neutral"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_say_so(values: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Decision(LABELS, "m", DecisionSettings(**values))

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import serkit
+from serkit.edge.audio import FakeSource
+from serkit.edge.config import read_config
+from serkit.edge.decision import Decision, DecisionSettings
+from serkit.edge.errors import AudioError, SettingsError
+from serkit.edge.events import Event, to_json
+from serkit.edge.listener import Listener
+from serkit.edge.sinks import Sink
+
+RATE = 16000
+pytestmark = pytest.mark.slow
+
+
+class Notebook(Sink):
+    """Keeps what it gets, and has something to say once."""
+
+    name = "notebook"
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.notices = ["a page is full"]
+        self.state = "new"
+
+    def start(self, listener: Listener) -> None:
+        self.state = f"started, {len(listener.answers)} answers"
+
+    def send(self, event: Event) -> None:
+        self.events.append(event)
+
+    def notice(self) -> str | None:
+        return self.notices.pop() if self.notices else None
+
+    def close(self) -> None:
+        self.state = "closed"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bundles: dict[str, Path]) -> Path:
+    return tiny_bundles["dynamic"]
+
+
+def fake(x: np.ndarray, block_size: int = 512) -> object:
+    return lambda rate: FakeSource(x, rate, block_size)
+
+
+def test_events_do_not_depend_on_the_block_size(model: Path, speech: np.ndarray) -> None:
+    heard = []
+    for n in (80, 512, 16000, 1, 77777):
+        with serkit.listen(fake(speech, n), model=model) as events:
+            heard.append([to_json(e) for e in events])
+    assert len(heard[0]) > 10
+    assert all(h == heard[0] for h in heard[1:])
+
+
+def test_a_file_is_heard_with_level_speech_and_affect(model: Path, speech: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "speech.wav", speech, RATE)
+    with serkit.listen(tmp_path / "speech.wav", model=model, preset="research") as listener:
+        events = list(listener)
+    assert {e.kind for e in events} == {"emotion"}
+    assert all(-40 < e.level_dbfs < -10 and e.speech_ratio > 0.5 and -1 <= e.arousal <= 1 for e in events)
+    health = listener.health
+    assert health.windows == health.scored == len(events)
+    assert health.audio_s == pytest.approx(5.0)
+    assert health.latency_ms > 0
+
+
+def test_silence_is_an_event(model: Path) -> None:
+    with serkit.listen(fake(np.zeros(5 * RATE)), model=model) as listener:
+        assert {e.kind for e in listener} == {"silence"}
+    assert listener.health.scored == 0
+
+
+def test_mute_is_heard_at_once_and_shows(model: Path, speech: np.ndarray) -> None:
+    with serkit.listen(fake(np.tile(speech, 3)), model=model) as listener:
+        events: Iterator[Event] = iter(listener)
+        before = [next(events) for _ in range(5)]
+        scored = listener.health.scored
+        threading.Thread(target=listener.mute).start()
+        while not listener.muted:
+            pass
+        during = [next(events) for _ in range(5)]
+        assert listener.health.scored == scored
+        listener.mute(False)
+        after = list(events)
+    assert {e.kind for e in before} == {"emotion"}
+    assert (during[0].kind, during[0].message) == ("status", "muted")
+    assert {(e.kind, e.message) for e in during[1:]} == {("silence", "muted")}
+    assert during[-1].level_dbfs < -90
+    assert (after[0].kind, after[0].message) == ("status", "no longer muted")
+    assert after[-1].kind == "emotion"
+
+
+def test_sinks_get_every_event_and_say_what_happened_to_them(model: Path, speech: np.ndarray) -> None:
+    notebook = Notebook()
+    with serkit.listen(fake(speech), model=model, sinks=[notebook]) as listener:
+        assert notebook.state == "started, 4 answers"
+        events = list(listener)
+    assert notebook.events == events
+    assert (events[0].kind, events[0].message) == ("status", "notebook: a page is full")
+    assert notebook.state == "closed"
+    listener.close()  # twice is fine
+
+
+def test_a_sink_that_cannot_start_ends_those_that_did(model: Path, speech: np.ndarray) -> None:
+    class Broken(Notebook):
+        def start(self, listener: Listener) -> None:
+            raise SettingsError("the port is taken")
+
+    first = Notebook()
+    with pytest.raises(SettingsError, match="taken"), serkit.listen(fake(speech), model=model, sinks=[first, Broken()]):
+        pass
+    assert first.state == "closed"
+
+
+def test_lost_audio_is_a_status_event(model: Path, speech: np.ndarray) -> None:
+    class Lossy(FakeSource):
+        said = iter(["1 xrun", "microphone lost"])
+
+        def notice(self) -> str | None:
+            return next(self.said, None)
+
+    with serkit.listen(lambda rate: Lossy(speech, rate, 512), model=model) as listener:
+        statuses = [e for e in listener if e.kind == "status"]
+    assert [e.message for e in statuses] == ["1 xrun", "microphone lost"]
+    assert listener.health.notices == 2
+
+
+def test_a_stream_too_short_to_hear_says_so(model: Path) -> None:
+    with (
+        serkit.listen(fake(np.zeros(10)), model=model) as listener,
+        pytest.raises(AudioError, match=r"ended before 0\.025 s of audio"),
+    ):
+        list(listener)
+
+
+def test_a_configuration_is_laid_over_its_preset(tmp_path: Path) -> None:
+    file = tmp_path / "serkit.toml"
+    file.write_text('preset = "driver"\n[decision]\naverage_s = 9\n[decision.classes.angry]\nenter = 0.8\n')
+    decision = read_config(file).decision
+    assert (decision.average_s, decision.resting) == (9.0, "calm")
+    assert decision.classes["angry"].enter == 0.8
+    assert decision.classes["angry"].labels == ("angry", "disgust")
+    assert read_config(file, "research").decision.classes["angry"].labels == ()
+    assert read_config().decision == DecisionSettings()
+
+
+def test_a_preset_the_model_cannot_follow_is_refused(tiny_bundles: dict[str, Path], speech: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="class 'distressed' needs one of the labels sad"):
+        serkit.listen(fake(speech), model=tiny_bundles["dynamic"], preset="driver")
+    assert Decision(("happy",), "m", DecisionSettings()).answers == ("happy",)
