@@ -8,8 +8,8 @@ A pure state machine over time. Probabilities of the model's labels are first ad
 - does not start again before ``refractory_s`` are over, once it has given way.
 
 A ``resting`` class neither leads nor starts: it is the answer while no other is, as long as it has its own ``leave``.
-Everything else is ``unsure``. A pause longer than ``memory_s`` ends the answer and the smoothing: what was said before
-it does not colour what comes after.
+Everything else is ``unsure``. In a pause the last answer stands until ``memory_s`` are over; then there is silence, and
+what was said before it does not colour what comes after.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class DecisionSettings:
 
     Attributes:
         average_s: Time constant of the smoothing, s of speech; 0 is none.
-        memory_s: Pause that ends everything, s.
+        memory_s: How long an answer outlives speech, s.
         per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
             ``max_utterance_s``), about all of it, instead of one per window.
         max_utterance_s: Longest utterance, s.
@@ -220,10 +220,10 @@ class Decision:
         return [event]
 
     def _silence(self, time_s: float) -> list[Event]:
-        over = time_s - self._spoke_s >= self._settings.memory_s
-        events = self.end() if over else []
-        if over:
-            self._forget()
+        if time_s - self._spoke_s < self._settings.memory_s:
+            return [] if self._settings.per_utterance else [self._event(time_s, self._answer())]
+        events = self.end()
+        self._forget()
         return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
 
     def _smooth(self, probabilities: Probabilities, step_s: float) -> None:
@@ -266,6 +266,9 @@ class Decision:
             if current is not None:
                 self._gave_way_s[current] = time_s
             self._current, self._since_s = (leader if may_start else None), time_s
+        return self._answer()
+
+    def _answer(self) -> int | None:
         return self._rest() if self._current is None else self._current
 
     def _utterance(self) -> int | None:

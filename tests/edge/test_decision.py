@@ -70,10 +70,14 @@ def decisions() -> st.SearchStrategy[DecisionSettings]:
 def test_every_window_gets_one_event_that_means_what_it_says(heard: Heard, s: DecisionSettings) -> None:
     events = decide(s, heard)
     assert len(events) == len(heard)
+    spoke, answer = -1e9, "silence"
     for i, (event, p) in enumerate(zip(events, heard, strict=True)):
         assert event.time_s == 2.5 + i * HOP
-        assert (event.kind == "silence") == (p is None)
-        if p is None:
+        spoke = spoke if p is None else event.time_s
+        assert (event.kind == "silence") == (p is None and event.time_s - spoke >= s.memory_s)
+        assert p is not None or event.answer in (answer, "silence")  # nothing new is learned in a pause
+        answer = event.answer
+        if event.kind == "silence":
             assert event.emotion is event.confidence is event.probabilities is event.arousal is None
             continue
         assert event.probabilities is not None
@@ -93,8 +97,8 @@ def test_answers_start_hold_and_end_by_the_rules(heard: Heard, s: DecisionSettin
     leader: str | None = None
     leads_since = -1e9
     gave_way: dict[str, float] = {}
-    for event in decide(s, heard):
-        if event.probabilities is None:
+    for event, p in zip(decide(s, heard), heard, strict=True):
+        if p is None:
             if event.time_s - spoke >= s.memory_s:
                 on = leader = None
             continue
