@@ -1,7 +1,10 @@
 """From window probabilities to a calm answer: smoothing, hysteresis, patience, and the courage to say "unsure".
 
 A pure state machine over time. Probabilities of the model's labels are first added up to the classes of the preset
-(``driver`` tells four apart), smoothed over the time that was spoken, and then an answer
+(``driver`` tells four apart). What they say from window to window is put together by the forward algorithm of a hidden
+Markov model (Rabiner, "A tutorial on hidden Markov models", 1989) whose states are the classes: one lasts ``stay_s`` on
+average and gives way to any class by its ``prior``; a window speaks for a class by its probability over that prior, to
+the power of ``evidence``, since overlapping windows say much the same. With the probabilities that come out, an answer
 
 - *starts* when its class leads with at least ``enter`` for ``patience_s``,
 - *holds* while its class keeps at least ``leave`` and no other starts, but for ``min_duration_s`` in any case,
@@ -30,6 +33,7 @@ from serkit.edge.settings import build, read_toml
 
 Probabilities = npt.NDArray[np.float64]
 
+_LEAST = 1e-6  # no model is surer than this that something is not so
 _PRESETS = Path(__file__).parent / "presets"
 
 
@@ -39,6 +43,7 @@ class ClassSettings:
 
     Attributes:
         labels: The model's labels whose probabilities it adds up; those that a model does not have are left out.
+        prior: Share of the time it is shown; classes that say nothing share what is left alike.
         enter: Smoothed probability with which it may start.
         leave: Smoothed probability under which it ends.
         patience_s: How long it has to lead before it starts, s.
@@ -47,6 +52,7 @@ class ClassSettings:
     """
 
     labels: tuple[str, ...] = ()
+    prior: float | None = None
     enter: float | None = None
     leave: float | None = None
     patience_s: float | None = None
@@ -59,10 +65,11 @@ class DecisionSettings:
     """How calm, quick and careful the answer is.
 
     Attributes:
-        average_s: Time constant of the smoothing, s of speech; 0 is none.
+        stay_s: How long an emotion lasts on average, s of speech; 0 lets every window stand alone.
+        evidence: Weight of a window, 0 to 1.
         memory_s: How long an answer outlives speech, s.
         per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
-            ``max_utterance_s``), about all of it, instead of one per window.
+            ``max_utterance_s``), about the mean of its windows, instead of one per window.
         max_utterance_s: Longest utterance, s.
         enter: See `ClassSettings`; these five stand for every class that says nothing else.
         leave: As above.
@@ -73,7 +80,8 @@ class DecisionSettings:
         classes: Answers by name. None at all: the model's own labels.
     """
 
-    average_s: float = 1.0
+    stay_s: float = 5.0
+    evidence: float = 0.5
     memory_s: float = 1.0
     per_utterance: bool = False
     max_utterance_s: float = 15.0
@@ -86,9 +94,12 @@ class DecisionSettings:
     classes: dict[str, ClassSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("average_s", "memory_s", "max_utterance_s"):
+        for name in ("stay_s", "memory_s", "max_utterance_s"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 s or more")
+        if not 0 < self.evidence <= 1:
+            raise SettingsError(f"evidence is {self.evidence}; more than 0 and at most 1 is needed")
+        self._check_priors()
         for name, c in self.resolved().items():
             where = f"classes.{name}: " if self.classes else ""
             if not 0 <= c.leave <= c.enter <= 1:  # type: ignore[operator]
@@ -104,14 +115,24 @@ class DecisionSettings:
                     raise SettingsError(f"label {label!r} is in classes {seen[label]!r} and {name!r}; name it once")
                 seen[label] = name
 
+    def _check_priors(self) -> None:
+        given = [c.prior for c in self.classes.values() if c.prior is not None]
+        left = 1.0 - sum(given)
+        all_given = len(given) == len(self.classes)
+        if given and (min(given) <= 0 or (abs(left) > 1e-6 if all_given else left <= 0)):
+            raise SettingsError(f"priors of the classes add up to {1 - left:g}; each needs more than 0, all of them 1")
+
     def resolved(self, labels: Sequence[str] = ("",)) -> dict[str, ClassSettings]:
         """Every class with all its settings filled in; for a model's own labels where no class is named."""
         own = {label: ClassSettings(labels=(label,)) for label in labels}
         names = ("enter", "leave", "patience_s", "min_duration_s", "refractory_s")
+        given = [c.prior for c in (self.classes or own).values() if c.prior is not None]
+        others = (1 - sum(given)) / max(1, len(self.classes or own) - len(given))
         return {
             name: replace(
                 c,
                 labels=c.labels or (name,),
+                prior=others if c.prior is None else c.prior,
                 **{n: getattr(self, n) if getattr(c, n) is None else getattr(c, n) for n in names},
             )
             for name, c in (self.classes or own).items()
@@ -153,7 +174,7 @@ class Decision:
         SettingsError: The model's labels and the settings' classes do not fit together.
 
     >>> decision = Decision(("calm", "angry"), "demo", DecisionSettings())
-    >>> [e.answer for e in decision.window(2.5, np.array([0.1, 0.9])) + decision.window(3.0, None)]
+    >>> [e.answer for e in decision.window(2.5, np.array([0.1, 0.9])) + decision.window(9.0, None)]
     ['angry', 'silence']
     """
 
@@ -176,6 +197,7 @@ class Decision:
             raise SettingsError(f"label {lost[0]!r} of {model} is in no class; add it to one")
         if settings.resting is not None and settings.resting not in self.answers:
             raise SettingsError(f"resting is {settings.resting!r}; choose one of {', '.join(self.answers)}")
+        self._prior = np.array([c.prior for c in self._classes])
         self._resting = None if settings.resting is None else self.answers.index(settings.resting)
         self._gave_way_s = [-math.inf] * len(self.answers)
         self._previous_s: float | None = None  # time of the last window
@@ -184,8 +206,9 @@ class Decision:
 
     def _forget(self) -> None:
         """What a long pause ends."""
-        self._total: Probabilities = np.zeros(len(self._labels))  # weighted sum of windows in the smoothing
-        self._weight = 0.0
+        self._posterior: Probabilities | None = None  # of each answer, (n_answers,)
+        self._latest: Probabilities = np.zeros(len(self._labels))  # of the labels, in the newest window
+        self._n = 0  # windows of the utterance
         self._began_s = math.nan  # of the utterance
         self._current: int | None = None
         self._since_s = 0.0
@@ -206,14 +229,14 @@ class Decision:
         if math.isnan(self._began_s):
             self._began_s = time_s
         self._spoke_s = time_s
-        self._smooth(probabilities, step_s)
+        self._take(probabilities, step_s)
         if not self._settings.per_utterance:
             return [self._event(time_s, self._step(time_s))]
         return self.end() if time_s - self._began_s >= self._settings.max_utterance_s else []
 
     def end(self) -> list[Event]:
         """What is left to say when the stream ends: the answer to an utterance that was going on."""
-        if not (self._settings.per_utterance and self._weight):
+        if not (self._settings.per_utterance and self._n):
             return []
         event = self._event(self._spoke_s, self._utterance())
         self._forget()
@@ -226,20 +249,30 @@ class Decision:
         self._forget()
         return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
 
-    def _smooth(self, probabilities: Probabilities, step_s: float) -> None:
-        """Add a window to an exponential average over the time spoken; over all of an utterance alike."""
+    def _take(self, probabilities: Probabilities, step_s: float) -> None:
+        """Put a window together with what was heard before it."""
         s = self._settings
-        decay = 1.0 if s.per_utterance else math.exp(-step_s / s.average_s) if s.average_s else 0.0
-        self._total = decay * self._total + probabilities
-        self._weight = decay * self._weight + 1
+        self._n += 1
+        if s.per_utterance:
+            self._latest = self._latest + (probabilities - self._latest) / self._n
+            self._posterior = self._members @ self._latest
+            return
+        self._latest = probabilities
+        change = 1 - math.exp(-step_s / s.stay_s) if s.stay_s and self._posterior is not None else 1.0
+        before = self._prior if self._posterior is None else self._posterior
+        predicted = (1 - change) * before + change * self._prior
+        heard = np.maximum(self._members @ probabilities, _LEAST) / self._prior
+        joint = predicted * heard**s.evidence
+        self._posterior = joint / joint.sum()
 
-    def _smoothed(self) -> Probabilities:
-        """Of each answer, ``(n_answers,)``."""
-        return np.asarray(self._members @ (self._total / self._weight))
+    @property
+    def _q(self) -> Probabilities:
+        assert self._posterior is not None
+        return self._posterior
 
     def _leading(self) -> int | None:
         """The likeliest class that does not rest, if it may start."""
-        q = self._smoothed()
+        q = self._q.copy()
         if self._resting is not None:
             q[self._resting] = -1.0
         best = int(np.argmax(q))
@@ -261,7 +294,7 @@ class Decision:
             and time_s - self._leads_since_s >= self._limit(leader, "patience_s")
             and time_s - self._gave_way_s[leader] >= self._limit(leader, "refractory_s")
         )
-        fades = current is not None and self._smoothed()[current] < self._limit(current, "leave")
+        fades = current is not None and self._q[current] < self._limit(current, "leave")
         if may_end and (may_start or fades):
             if current is not None:
                 self._gave_way_s[current] = time_s
@@ -277,14 +310,16 @@ class Decision:
         return self._rest() if leader is None else leader
 
     def _rest(self) -> int | None:
-        if self._resting is None or self._smoothed()[self._resting] < self._limit(self._resting, "leave"):
+        if self._resting is None or self._q[self._resting] < self._limit(self._resting, "leave"):
             return None
         return self._resting
 
     def _event(self, time_s: float, answer: int | None) -> Event:
-        q = self._smoothed()
-        mean = dict(zip(self._labels, (self._total / self._weight).tolist(), strict=True))
-        arousal, valence = expected_affect(mean) or (None, None)
+        q = self._q
+        # what the newest window says within each class, as likely as the class is
+        within = self._members.T @ (q / np.maximum(self._members @ self._latest, _LEAST)) * self._latest
+        shares = dict(zip(self._labels, (within / max(within.sum(), _LEAST)).tolist(), strict=True))
+        arousal, valence = expected_affect(shares) or (None, None)
         return Event(
             time_s=time_s,
             kind="unsure" if answer is None else "emotion",

@@ -206,7 +206,7 @@ def test_configuration_changes_the_decision(wav: Path, tmp_path: Path) -> None:
     for text, message in (
         ("[decision]\nspeed = 1\n", "unknown setting 'speed'"),
         ("decision = 3", "a table of settings is needed"),
-        ("[decision]\naverage_s = true", "a number is needed"),
+        ("[decision]\nstay_s = true", "a number is needed"),
         ('preset = "pilot"', "no preset 'pilot'; choose one of assistant, driver, research"),
         ("[mqtt]\n", "'mqtt'"),
         ("x", "not TOML"),

@@ -46,7 +46,8 @@ def decisions() -> st.SearchStrategy[DecisionSettings]:
             enter=enter,
             leave=enter * share,
             resting=resting,
-            average_s=s[0],
+            stay_s=s[0],
+            evidence=0.5,
             memory_s=s[1],
             patience_s=s[2],
             min_duration_s=s[3],
@@ -167,7 +168,7 @@ def test_an_endless_utterance_is_answered_now_and_then() -> None:
 
 
 def test_classes_add_up_the_labels_they_name() -> None:
-    s = DecisionSettings(average_s=0, enter=0.5, classes={
+    s = DecisionSettings(stay_s=0, evidence=1, enter=0.5, classes={
         "upset": ClassSettings(labels=("angry", "sad", "disgust")), "fine": ClassSettings(labels=("neutral", "happy")),
     })  # fmt: skip
     (event,) = Decision(LABELS, "m", s).window(1.0, np.array([0.25, 0.15, 0.2, 0.4]))
@@ -176,10 +177,24 @@ def test_classes_add_up_the_labels_they_name() -> None:
     assert (event.arousal, event.valence) == pytest.approx((0.15 - 0.2 + 0.4, 0.15 - 0.2 - 0.4))
 
 
-def test_the_average_forgets_with_its_time_constant() -> None:
-    s = DecisionSettings(average_s=HOP / np.log(2), enter=0, leave=0)  # a window counts half of the next one
-    events = decide(s, [np.array([1.0, 0, 0, 0]), None, np.array([0, 0, 0, 1.0])])
-    assert events[-1].probabilities["angry"] == pytest.approx(2 / 3)
+def test_windows_are_put_together_by_the_forward_algorithm() -> None:
+    s = DecisionSettings(stay_s=HOP / np.log(2), evidence=0.5, enter=0, leave=0)  # half of the belief stays for a hop
+    first, second = np.array([0.64, 0.04, 0.16, 0.16]), np.array([0.04, 0.04, 0.28, 0.64])
+    events = decide(s, [first, None, second])
+    belief = np.sqrt(first) / np.sqrt(first).sum()
+    assert list(events[0].probabilities.values()) == pytest.approx(belief.tolist())
+    assert events[1].probabilities == events[0].probabilities
+    belief = (belief / 2 + 1 / 8) * np.sqrt(second)
+    assert list(events[2].probabilities.values()) == pytest.approx((belief / belief.sum()).tolist())
+
+
+def test_a_prior_is_what_evidence_is_measured_against() -> None:
+    rare = {"angry": ClassSettings(prior=0.1), "rest": ClassSettings(labels=("neutral", "happy", "sad"))}
+    s = DecisionSettings(stay_s=1e9, evidence=1, classes=rare)
+    p = np.array([0.3, 0.3, 0.2, 0.2])  # twice the prior of anger
+    events = decide(s, [p] * 10)
+    assert events[0].probabilities["angry"] == pytest.approx(0.2)
+    assert events[9].emotion == "angry"
 
 
 def test_the_presets_fit_every_emotion_there_is() -> None:
@@ -198,7 +213,7 @@ def test_affect_is_unknown_where_a_label_is() -> None:
 
 
 def test_json_has_the_fields_of_the_contract() -> None:
-    (heard,) = Decision(LABELS, "m", DecisionSettings()).window(2.5, np.array([1 / 6, 1 / 6, 0, 2 / 3]))
+    (heard,) = Decision(LABELS, "m", read_preset("research")).window(2.5, np.array([1 / 6, 1 / 6, 0, 2 / 3]))
     event = json.loads(to_json(heard))
     assert event == {
         "schema": 1, "time_s": 2.5, "kind": "emotion", "emotion": "angry", "confidence": 0.6667,
@@ -211,7 +226,10 @@ def test_json_has_the_fields_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"average_s": -1}, "average_s is -1; it needs 0 s or more"),
+        ({"stay_s": -1}, "stay_s is -1; it needs 0 s or more"),
+        ({"evidence": 0}, "evidence is 0; more than 0 and at most 1 is needed"),
+        ({"classes": {"a": ClassSettings(prior=1.0), "b": ClassSettings()}}, "add up to 1; each needs more than 0"),
+        ({"classes": {"a": ClassSettings(prior=0.5)}}, r"add up to 0\.5; each needs more than 0, all of them 1"),
         ({"enter": 0.2, "leave": 0.3}, "enter 0.2, leave 0.3: 0 <= leave <= enter <= 1 is needed"),
         ({"patience_s": -1.0}, "patience_s, min_duration_s and refractory_s need 0 s or more"),
         ({"classes": {"a": ClassSettings(enter=0.1)}}, r"classes\.a: enter 0.1, leave 0.25"),

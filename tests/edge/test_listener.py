@@ -145,9 +145,9 @@ def test_a_stream_too_short_to_hear_says_so(model: Path) -> None:
 
 def test_a_configuration_is_laid_over_its_preset(tmp_path: Path) -> None:
     file = tmp_path / "serkit.toml"
-    file.write_text('preset = "driver"\n[decision]\naverage_s = 9\n[decision.classes.angry]\nenter = 0.8\n')
+    file.write_text('preset = "driver"\n[decision]\nstay_s = 9\n[decision.classes.angry]\nenter = 0.8\n')
     decision = read_config(file).decision
-    assert (decision.average_s, decision.resting) == (9.0, "calm")
+    assert (decision.stay_s, decision.resting) == (9.0, "calm")
     assert decision.classes["angry"].enter == 0.8
     assert decision.classes["angry"].labels == ("angry", "disgust")
     assert read_config(file, "research").decision.classes["angry"].labels == ()

@@ -1,0 +1,498 @@
+"""The actual job: long sessions of people nobody trained on, scored along a timeline that is known.
+
+Three kinds of session are composed, by seed: ``emotion`` (one person; episodes of several utterances with one emotion,
+short pauses within, longer ones between), ``neutral`` (everyday and neutral speech, where every alarm is a false one)
+and ``noise`` (noise recordings and near silence, no speech at all). A bed of noise can lie under the speech.
+
+The model hears each session once; every way to decide is then replayed over the same scored windows, among them the
+raw argmax over the same classes, so that a preset is compared with what it improves on.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.affect import AFFECT
+from serkit.edge.audio import read_audio
+from serkit.edge.bundle import Bundle
+from serkit.edge.decision import ClassSettings, Decision, DecisionSettings
+from serkit.edge.events import Event
+from serkit.edge.frontend import features
+from serkit.edge.stream import Recognizer, ScoredWindow
+from serkit.edge.vad import frame_levels, speech_ratio
+from serkit.edge.window import cut_windows, pool_windows, silence
+from serkit.train.augment import TEST_NOISES
+from serkit.train.conditions import noise as noise_condition
+from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
+from serkit.train.splits import check_unseen, make_split
+
+Array = npt.NDArray[np.float32]
+
+UTTERANCES = (4, 8)  # of an episode
+PAUSE_S = (0.2, 1.0)  # between its utterances
+GAP_S = (3.0, 10.0)  # between episodes
+FLOOR_DBFS = -70.0  # of a quiet room
+TRIM_DB = 40.0  # what lies this far below an utterance's loudest 25 ms, at its ends, is cut off
+GRID_S = 0.1  # of the frame-level score
+ONSET_S = 2.0  # a detection may start this long before or after its episode
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Somebody speaks from ``start_s`` to ``end_s``; ``emotion`` is None where nobody labelled it."""
+
+    start_s: float
+    end_s: float
+    emotion: str | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A composed recording and its timeline.
+
+    Attributes:
+        kind: ``emotion``, ``neutral`` or ``noise``.
+        voice: Who speaks; None for several or nobody.
+        bed: The noise below the speech, such as ``car 20 dB``, or what a noise session consists of.
+        samples: Mono float32.
+        speech: In order, not overlapping.
+    """
+
+    kind: str
+    voice: str | None
+    bed: str
+    samples: Array
+    speech: tuple[Speech, ...]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the model made of a session, and what it makes of each utterance alone (``clips``, in order of speech)."""
+
+    session: Session
+    duration_s: float
+    windows: tuple[ScoredWindow, ...]
+    clips: npt.NDArray[np.float64]
+
+
+def trimmed(samples: Array, sample_rate: int) -> Array:
+    """An utterance without the silence at its ends."""
+    size = sample_rate // 40
+    n = len(samples) // size
+    power = np.square(samples[: n * size]).reshape(n, size).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() * 10 ** (-TRIM_DB / 10))
+    return samples[loud[0] * size : (loud[-1] + 1) * size]
+
+
+class _Tape:
+    """Audio and speech put one after the other."""
+
+    def __init__(self, rng: np.random.Generator, sample_rate: int) -> None:
+        self.rng, self.sample_rate = rng, sample_rate
+        self._pieces: list[Array] = []
+        self._n = 0
+        self.speech: list[Speech] = []
+
+    @property
+    def time_s(self) -> float:
+        return self._n / self.sample_rate
+
+    def add(self, samples: Array) -> None:
+        self._pieces.append(samples)
+        self._n += len(samples)
+
+    def pause(self, between: tuple[float, float]) -> None:
+        self.add(np.zeros(int(self.rng.uniform(*between) * self.sample_rate), np.float32))
+
+    def speak(self, samples: Array, emotion: str | None) -> None:
+        start = self.time_s
+        self.add(samples)
+        self.speech.append(Speech(start, self.time_s, emotion))
+
+    def session(self, kind: str, voice: str | None, bed: tuple[Path, float] | None) -> Session:
+        """Lay the room's own noise below everything, and a bed whose ratio counts against the speech alone."""
+        dry = np.concatenate(self._pieces)
+        samples = dry + np.float32(10 ** (FLOOR_DBFS / 20)) * self.rng.standard_normal(len(dry)).astype(np.float32)
+        name = "quiet"
+        if bed is not None:
+            folder, snr_db = bed
+            spoken = sum(s.end_s - s.start_s for s in self.speech) / self.time_s
+            over_all = snr_db + 10 * float(np.log10(spoken))  # a condition's ratio counts the pauses as well
+            wet = noise_condition(folder, over_all, self.sample_rate).apply(dry, str(self.rng.integers(1 << 30)))
+            samples = samples + (wet - dry)
+            name = f"{folder.name} {snr_db:g} dB"
+        return Session(kind, voice, name, np.clip(samples, -1, 1), tuple(self.speech))
+
+
+def emotion_sessions(
+    utterances: Sequence[Utterance],
+    minutes: float,
+    beds: Sequence[tuple[Path, float] | None],
+    sample_rate: int,
+    seed: int,
+) -> Iterator[Session]:
+    """Sessions of one person each, ``minutes`` in all, the voices and beds taking turns."""
+    by_voice: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
+    for u in utterances:
+        by_voice[u.voice][u.emotion].append(u)
+    rng = np.random.default_rng([seed, 1])
+    each_s = 60 * minutes / (len(by_voice) * len(beds))
+    for voice, takes in by_voice.items():
+        for bed in beds:
+            tape = _Tape(rng, sample_rate)
+            previous = None
+            while tape.time_s < each_s:
+                tape.pause(GAP_S)
+                choices = [e for e in takes if e != previous]
+                previous = emotion = choices[rng.integers(len(choices))]
+                n = min(int(rng.integers(UTTERANCES[0], UTTERANCES[1] + 1)), len(takes[emotion]))
+                for i in rng.permutation(len(takes[emotion]))[:n]:
+                    tape.speak(trimmed(read_utterance(takes[emotion][i], sample_rate), sample_rate), emotion)
+                    tape.pause(PAUSE_S)
+            yield tape.session("emotion", voice, bed)
+
+
+def neutral_sessions(
+    utterances: Sequence[Utterance], files: Sequence[Path], minutes: float, sample_rate: int, seed: int
+) -> Iterator[Session]:
+    """Everyday speech (every file once) and neutral utterances, person after person."""
+    rng = np.random.default_rng([seed, 2])
+    tape = _Tape(rng, sample_rate)
+    for path in files:
+        tape.pause(GAP_S)
+        tape.speak(trimmed(read_audio(path, sample_rate), sample_rate), None)
+    by_voice: dict[str, list[Utterance]] = defaultdict(list)
+    for u in utterances:
+        by_voice[u.voice].append(u)
+    while tape.time_s < 60 * minutes:
+        takes = by_voice[sorted(by_voice)[rng.integers(len(by_voice))]]
+        tape.pause(GAP_S)
+        for i in rng.permutation(len(takes))[: rng.integers(UTTERANCES[0], UTTERANCES[1] + 1)]:
+            tape.speak(trimmed(read_utterance(takes[i], sample_rate), sample_rate), takes[i].emotion)
+            tape.pause(PAUSE_S)
+    yield tape.session("neutral", None, None)
+
+
+def noise_sessions(kinds: Sequence[Path], minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
+    """A session per kind of noise, its recordings at levels from soft to loud, and one of a quiet room."""
+    rng = np.random.default_rng([seed, 3])
+    each_s = 60 * minutes / (len(kinds) + 1)
+    for kind in kinds:
+        tape = _Tape(rng, sample_rate)
+        files = list(recordings(kind))
+        while tape.time_s < each_s:
+            samples = read_audio(files[rng.integers(len(files))], sample_rate)
+            samples = np.roll(samples, rng.integers(len(samples)))
+            level = np.sqrt(np.mean(np.square(samples)))
+            tape.add(np.clip(samples * np.float32(10 ** (rng.uniform(-45, -15) / 20) / max(level, 1e-6)), -1, 1))
+        yield replace(tape.session("noise", None, None), bed=kind.name)
+    tape = _Tape(rng, sample_rate)
+    tape.pause((each_s, each_s))
+    yield tape.session("noise", None, None)
+
+
+def hear(recognizer: Recognizer, session: Session) -> Heard:
+    """Run the model over a session, and over each of its utterances alone."""
+    f, w = recognizer.bundle.frontend, recognizer.bundle.window
+    windows = tuple(recognizer.windows([session.samples]))
+    clips = []
+    for s in session.speech if session.kind == "emotion" else ():
+        frames = features(session.samples[int(s.start_s * f.sample_rate) : int(s.end_s * f.sample_rate)], f)
+        cut = cut_windows(frames, w, silence(f))
+        weights = [speech_ratio(frame_levels(x, f)) for x in cut]
+        clips.append(pool_windows([recognizer.score(x) for x in cut], weights))
+    n_labels = len(recognizer.bundle.labels)
+    return Heard(
+        replace(session, samples=np.empty(0, np.float32)),
+        len(session.samples) / f.sample_rate,
+        windows,
+        np.reshape(clips, (len(clips), n_labels)),
+    )
+
+
+def replay(heard: Heard, bundle: Bundle, settings: DecisionSettings) -> list[Event]:
+    """The events that these settings make of a session."""
+    decision = Decision(bundle.labels, bundle.name, settings)
+    return [e for w in heard.windows for e in decision.window(w.time_s, w.probabilities)] + decision.end()
+
+
+def raw(settings: DecisionSettings) -> DecisionSettings:
+    """The argmax of every window over the same classes: no smoothing, no thresholds, no memory."""
+    classes = {name: ClassSettings(labels=c.labels) for name, c in settings.classes.items()}
+    return DecisionSettings(stay_s=0.0, evidence=1.0, memory_s=0.0, enter=0.0, leave=0.0, classes=classes)
+
+
+def class_of(settings: DecisionSettings) -> dict[str, str]:
+    """Emotion to the answer that stands for it."""
+    named = {label: name for name, c in settings.classes.items() for label in c.labels or (name,)}
+    return named or {emotion: emotion for emotion in AFFECT}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An answer that stood without a break, or an emotion that was shown without another one between."""
+
+    start_s: float
+    end_s: float
+    answer: str
+
+
+def _runs(spans: Iterable[_Run]) -> list[_Run]:
+    """Neighbours with the same answer become one."""
+    runs: list[_Run] = []
+    for span in spans:
+        if runs and runs[-1].answer == span.answer:
+            runs[-1] = _Run(runs[-1].start_s, span.end_s, span.answer)
+        else:
+            runs.append(span)
+    return runs
+
+
+def _answers(events: Sequence[Event], end_s: float) -> list[_Run]:
+    """What stood from when to when; an event holds until the next one."""
+    times = [e.time_s for e in events] + [max(end_s, events[-1].time_s)]
+    return _runs(_Run(t, u, e.answer) for e, (t, u) in zip(events, pairwise(times), strict=True))
+
+
+def score_emotion(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> dict[str, Any]:
+    """Figures of emotion sessions.
+
+    Returns:
+        ``frame_uar`` (every 0.1 s of speech: does the answer of that moment agree?), ``clip_uar`` (each utterance
+        alone, cut from the same audio), ``event_f1`` (an episode, the resting class aside, is found when its answer
+        starts between 2 s before it and 2 s after its end; every other start is a false one), ``delay_median_s`` of
+        those found, ``flips_per_minute`` (changes of the answer, but for the first to the right one in each episode)
+        and ``asked_per_minute`` (changes of emotion).
+    """
+    to_class, resting = class_of(settings), settings.resting
+    truth: list[str] = []
+    answered: list[str] = []
+    clip_truth: list[str] = []
+    clip_answers: list[str] = []
+    delays: list[float] = []
+    found = wanted = started = flips = asked = 0
+    minutes = 0.0
+    for h in heard:
+        speech = [s for s in h.session.speech if s.emotion is not None]
+        decision = Decision(bundle.labels, bundle.name, raw(settings))
+        clip_truth += [to_class[str(s.emotion)] for s in speech]
+        clip_answers += [decision.window(i, p)[0].answer for i, p in enumerate(h.clips)]
+        runs = _answers(replay(h, bundle, settings), h.duration_s)
+        starts = np.array([r.start_s for r in runs])
+        for s in speech:
+            times = np.arange(s.start_s, s.end_s, GRID_S)
+            index = np.searchsorted(starts, times, side="right") - 1
+            truth += [to_class[str(s.emotion)]] * len(times)
+            answered += [runs[i].answer if i >= 0 else "silence" for i in index]
+        shown = _runs(_Run(s.start_s, s.end_s, to_class[str(s.emotion)]) for s in speech)
+        minutes += h.duration_s / 60
+        said = _runs(r for r in runs if r.answer not in ("silence", "unsure"))
+        asked += len(shown) - 1
+        flips += _needless(said, shown)
+        episodes = [e for e in shown if e.answer != resting]
+        alarms = [r for r in said if r.answer != resting]
+        wanted, started = wanted + len(episodes), started + len(alarms)
+        for e in episodes:
+            hits = [r for r in alarms if r.answer == e.answer and e.start_s - ONSET_S <= r.start_s <= e.end_s + ONSET_S]
+            if hits:
+                alarms.remove(hits[0])
+                found += 1
+                delays.append(max(0.0, hits[0].start_s - e.start_s))
+    precision, recall = found / max(started, 1), found / max(wanted, 1)
+    return {
+        "minutes": round(minutes, 1),
+        "n_utterances": len(clip_truth),
+        "clip_uar": _uar(clip_truth, clip_answers),
+        "frame_uar": _uar(truth, answered),
+        "event_f1": round(2 * precision * recall / max(precision + recall, 1e-9), 4),
+        "event_precision": round(precision, 4),
+        "event_recall": round(recall, 4),
+        "delay_median_s": round(float(np.median(delays)), 2) if delays else None,
+        "flips_per_minute": round(flips / minutes, 2),
+        "asked_per_minute": round(asked / minutes, 2),
+    }
+
+
+def _needless(said: Sequence[_Run], shown: Sequence[_Run]) -> int:
+    """Changes of the answer, but for the first in each episode that brings the right one."""
+    begins = [e.start_s for e in shown]
+    right = {i for i, e in enumerate(shown) for r in said if r.answer == e.answer and r.start_s < e.start_s < r.end_s}
+    n = 0
+    for r in said[1:]:
+        i = int(np.searchsorted(begins, r.start_s, side="right")) - 1
+        if i >= 0 and i not in right and r.answer == shown[i].answer:
+            right.add(i)
+        else:
+            n += 1
+    return n
+
+
+def _uar(truth: Sequence[str], answers: Sequence[str]) -> float:
+    t, a = np.array(truth), np.array(answers)
+    return round(float(np.mean([np.mean(a[t == c] == c) for c in sorted(set(truth))])), 4)
+
+
+def score_alarms(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> dict[str, Any]:
+    """False alarms per hour of sessions without emotion: starts of an answer that is not resting, neutral or calm."""
+    calm = {settings.resting, "silence", "unsure", "neutral", "calm"}
+    hours = sum(h.duration_s for h in heard) / 3600
+    n = 0
+    for h in heard:
+        runs = _runs(r for r in _answers(replay(h, bundle, settings), h.duration_s) if r.answer != "silence")
+        n += sum(r.answer not in calm for r in runs)
+    scored = sum(w.probabilities is not None for h in heard for w in h.windows)
+    return {
+        "minutes": round(60 * hours, 1),
+        "false_alarms_per_hour": round(n / hours, 2),
+        "scored_share": round(scored / sum(len(h.windows) for h in heard), 4),
+    }
+
+
+@dataclass(frozen=True)
+class Material:
+    """What sessions are made of, of people and noises on one side of a split.
+
+    Attributes:
+        utterances: Of emotion sessions.
+        neutral: Neutral utterances, also of a corpus that the model has never heard.
+        files: Everyday speech.
+        noises: Folders of noise, for noise sessions.
+        beds: Noise and ratio below emotion sessions; None is a quiet room.
+    """
+
+    utterances: tuple[Utterance, ...]
+    neutral: tuple[Utterance, ...]
+    files: tuple[Path, ...]
+    noises: tuple[Path, ...]
+    beds: tuple[tuple[Path, float] | None, ...]
+
+
+def material(bundle: Bundle, data: Path, side: str) -> Material:
+    """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
+
+    Tuning takes the validation speakers of the model's training, whom it has not learned from, the first four voices
+    of nEMO and the kinds of noise that recipes may train on; testing takes the protocol's test speakers, the other
+    voices of nEMO, everyday speech and every kind of noise.
+
+    Raises:
+        CorpusError: A corpus is missing, or the model learned from somebody it would be tested on.
+    """
+    info = bundle.info
+    chosen: list[Utterance] = []
+    for corpus in info["corpora"]:
+        known = [u for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
+        s = info["split"]
+        split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
+        if side == "test":
+            check_unseen(split, info["learned_from"]["utterances"], info["learned_from"]["voices"])
+        chosen += split.test if side == "test" else split.validation
+    polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral"] if "nemo" not in info["corpora"] else []
+    first = sorted({u.voice for u in polish})[:4]
+    calm = [u for u in chosen if u.emotion in ("neutral", "calm")]
+    neutral = calm + [u for u in polish if (u.voice in first) == (side == "tune")]
+    kinds = [d for d in sorted((data / "noise").iterdir()) if d.is_dir()]
+    open_kinds = [d for d in kinds if d.name not in TEST_NOISES]
+    noises = kinds if side == "test" else open_kinds
+    below = ("car", "babble") if side == "test" else ("household", "stationary")
+    return Material(
+        utterances=tuple(chosen),
+        neutral=tuple(neutral),
+        files=tuple(recordings(data / "speech_neutral")) if side == "test" else (),
+        noises=tuple(noises),
+        beds=(None, *((data / "noise" / kind, 20.0) for kind in below)),
+    )
+
+
+def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
+    """All sessions: ``minutes`` with emotions, two thirds of that neutral and two thirds noise."""
+    yield from emotion_sessions(m.utterances, minutes, m.beds, sample_rate, seed)
+    yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, sample_rate, seed)
+    yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
+
+
+def figures(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> list[dict[str, Any]]:
+    """Rows of one way to decide: emotion sessions (all, and by bed), neutral ones, noise (all, and by kind)."""
+    rows = []
+    for kind, measure in (("emotion", score_emotion), ("neutral", score_alarms), ("noise", score_alarms)):
+        mine = [h for h in heard if h.session.kind == kind]
+        beds = dict.fromkeys(h.session.bed for h in mine)
+        rows.append({"sessions": kind, "bed": None, **measure(mine, bundle, settings)})
+        for bed in beds if len(beds) > 1 else ():
+            part = [h for h in mine if h.session.bed == bed]
+            rows.append({"sessions": kind, "bed": bed, **measure(part, bundle, settings)})
+    return rows
+
+
+#: What a preset should reach (`loss` counts what is missing): figure, limit, and what each unit beyond it costs in UAR.
+LIMITS = (
+    ("emotion", "flips_per_minute", 2.0, 0.05),
+    ("emotion", "delay_median_s", 1.5, 0.01),
+    ("neutral", "false_alarms_per_hour", 4.0, 0.01),
+    ("noise", "false_alarms_per_hour", 1.0, 0.01),
+)
+
+
+def loss(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> float:
+    """One figure to tune by, small is good: frame UAR missing to 1, and what goes beyond `LIMITS`."""
+    overall = {}
+    for kind, measure in (("emotion", score_emotion), ("neutral", score_alarms), ("noise", score_alarms)):
+        overall[kind] = measure([h for h in heard if h.session.kind == kind], bundle, settings)
+    beyond = ((overall[kind][name], limit, cost) for kind, name, limit, cost in LIMITS)
+    missing = sum(cost * max(0.0, (60.0 if value is None else value) - limit) for value, limit, cost in beyond)
+    return float(1 - overall["emotion"]["frame_uar"] + missing)
+
+
+def tune(
+    heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, trials: int, seed: int, progress: Iterable[int]
+) -> tuple[DecisionSettings, float]:
+    """Search the numbers of a preset: at random first, then around the best, one number after the other.
+
+    Args:
+        heard: Sessions of the ``tune`` side.
+        bundle: The model that heard them.
+        settings: Whose classes and resting class stay as they are.
+        trials: Settings tried; the last third refines.
+        seed: Of the search.
+        progress: Counts the trials, such as ``rich.progress.track(range(trials))``.
+
+    Returns:
+        The best settings and their `loss`.
+    """
+    rng = np.random.default_rng([seed, 4])
+    choices: dict[str, Sequence[float]] = {
+        "stay_s": (5, 10, 20, 40, 80),
+        "evidence": (0.1, 0.2, 0.3, 0.4, 0.6, 1.0),
+        "memory_s": (1, 2, 4),
+        "enter": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+        "leave": (0.1, 0.2, 0.3, 0.5, 0.7),
+        "patience_s": (0, 0.5, 1),
+        "min_duration_s": (0, 4, 8),
+        "refractory_s": (0, 5, 10),
+        "prior": (0.3, 0.4, 0.5, 0.6),
+    }
+
+    def made(values: dict[str, float]) -> DecisionSettings:
+        classes = dict(settings.classes)
+        if settings.resting in classes:
+            classes[settings.resting] = replace(classes[settings.resting], prior=values["prior"])
+        numbers = {k: float(v) for k, v in values.items() if k != "prior"}
+        return replace(settings, **numbers | {"leave": min(numbers["leave"], numbers["enter"])}, classes=classes)  # type: ignore[arg-type]
+
+    best: tuple[float, dict[str, float]] = (np.inf, {})
+    for i in progress:
+        if i < trials * 2 // 3:
+            values = {name: float(rng.choice(c)) for name, c in choices.items()}
+        else:
+            name = list(choices)[rng.integers(len(choices))]
+            values = best[1] | {name: float(rng.choice(choices[name]))}
+        if values != best[1]:
+            best = min(best, (loss(heard, bundle, made(values)), values), key=lambda pair: pair[0])
+    return made(best[1]), best[0]
