@@ -150,6 +150,78 @@ def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, 
         write_results(out, "formats", rows)
 
 
+@bench.command()
+@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+@data_option
+@click.option("--preset", default="driver", show_default=True, help="Compared with the raw argmax over its classes.")
+@click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True, help="Of sessions with emotions.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the composition.")
+@click.option("--tune", type=click.IntRange(3), metavar="TRIALS", help="Instead, search the preset's numbers.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@as_json
+def sessions(
+    model: str, data: Path, preset: str, minutes: float, seed: int, tune: int | None, out: Path | None, as_json: bool
+) -> None:
+    """Hours of listening to people the model never heard: frames, episodes, delay, flips and false alarms.
+
+    --tune composes sessions of other people and other noises than are tested, and prints the preset it finds.
+
+    \b
+    Examples:
+      serkit bench sessions --data ~/corpora
+      serkit bench sessions --tune 300 --data ~/corpora
+    """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    needs("train", "sklearn", "scipy", "matplotlib")
+    from rich.console import Console
+    from rich.progress import track
+
+    from serkit.benchmarks import sessions as job
+    from serkit.edge.bundle import read_bundle
+    from serkit.edge.decision import read_preset, to_toml
+    from serkit.edge.stream import Recognizer
+    from serkit.train.results import write_results
+
+    console = Console(stderr=True)
+    settings = read_preset(preset)
+    recognizer = Recognizer(read_bundle(model))
+    bundle = recognizer.bundle
+    material = job.material(bundle, data, "test" if tune is None else "tune")
+    composed = job.compose(material, minutes, bundle.frontend.sample_rate, seed)
+    n = job.n_sessions(material)
+    heard = [job.hear(recognizer, s) for s in track(composed, "listening", total=n, console=console, transient=True)]
+    if tune is not None:
+        trials = track(range(tune), "tuning", console=console, transient=True)
+        found, best = job.tune(heard, bundle, settings, tune, seed, trials)
+        click.echo(f"# loss {best:.4f}; {job.loss(heard, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)
+        return
+    ways = {preset: settings, "raw argmax": job.raw(settings)}
+    rows = [
+        {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}
+        for name, way in ways.items()
+        for row in job.figures(heard, bundle, way)
+    ]
+    if out is not None:
+        write_results(out, "sessions", rows)
+        job.plot(heard[0], bundle, ways, out.with_suffix(".png"))
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        elif row["sessions"] == "emotion":
+            click.echo(
+                f"{row['decision']:<11} {row['bed'] or 'all':<14} {row['minutes']:5.1f} min  "
+                f"frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
+                f"delay {row['delay_median_s']} s  {row['flips_per_minute']:.1f} flips per min"
+            )
+        else:
+            where = row["sessions"] if row["bed"] is None else row["bed"]
+            click.echo(
+                f"{row['decision']:<11} {where:<14} {row['minutes']:5.1f} min  "
+                f"{row['false_alarms_per_hour']:.1f} false alarms per hour, model asked in {row['scored_share']:.0%}"
+            )
+
+
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about RUNS there; report.html by default.")

@@ -418,6 +418,11 @@ def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterato
     yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
 
 
+def n_sessions(m: Material) -> int:
+    """How many `compose` makes."""
+    return len({u.voice for u in m.utterances}) * len(m.beds) + 1 + len(m.noises) + 1
+
+
 def figures(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> list[dict[str, Any]]:
     """Rows of one way to decide: emotion sessions (all, and by bed), neutral ones, noise (all, and by kind)."""
     rows = []
@@ -496,3 +501,26 @@ def tune(
         if values != best[1]:
             best = min(best, (loss(heard, bundle, made(values)), values), key=lambda pair: pair[0])
     return made(best[1]), best[0]
+
+
+def plot(heard: Heard, bundle: Bundle, ways: dict[str, DecisionSettings], path: Path, minutes: float = 4.0) -> None:
+    """The first minutes of one session: what was shown, and what each way to decide made of it."""
+    from matplotlib.figure import Figure
+
+    settings = next(iter(ways.values()))
+    to_class = class_of(settings)
+    names = [*dict.fromkeys(to_class.values()), "unsure", "silence"]
+    speech = [_Run(s.start_s, s.end_s, to_class[str(s.emotion)]) for s in heard.session.speech]
+    rows = {"shown": speech} | {
+        name: _answers(replay(heard, bundle, way), heard.duration_s) for name, way in ways.items()
+    }
+    figure = Figure(figsize=(11, 1.2 + 0.6 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    colours = [f"C{i}" for i in range(len(names) - 2)] + ["0.6", "0.92"]
+    for i, runs in enumerate(rows.values()):
+        for run in runs:
+            axes.barh(-i, run.end_s - run.start_s, 0.8, run.start_s, color=colours[names.index(run.answer)])
+    axes.set(xlim=(0, 60 * minutes), xlabel="s", yticks=[-i for i in range(len(rows))], yticklabels=list(rows))
+    handles = [axes.barh(0, 0, color=c, label=n) for n, c in zip(names, colours, strict=True)]
+    figure.legend(handles=handles, ncols=len(names), loc="outside upper center", fontsize="small")
+    figure.savefig(path, dpi=110)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,8 @@ def _show(source: Any, title: str, as_json: bool, **options: Any) -> None:
     from serkit.edge.listener import listen as open_listener
 
     with open_listener(source, **options) as listener:
+        if hasattr(signal, "SIGUSR1"):  # `kill -USR1` mutes, and again hears
+            signal.signal(signal.SIGUSR1, lambda *_: listener.mute(not listener.muted))
         if as_json:
             for event in listener:
                 click.echo(to_json(event))

@@ -17,9 +17,10 @@ what was said before it does not colour what comes after.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,21 @@ def read_preset(name: str) -> DecisionSettings:
         SettingsError: There is no such preset.
     """
     return build(DecisionSettings, preset_values(name), f"preset {name}")
+
+
+def to_toml(settings: DecisionSettings) -> str:
+    """Settings as a preset's file says them, without what is as by default."""
+
+    def lines(values: Any, defaults: Any) -> list[str]:
+        changed = [f for f in fields(values) if getattr(values, f.name) != getattr(defaults, f.name)]
+        simple = {f.name: getattr(values, f.name) for f in changed if f.name != "classes"}
+        # JSON writes numbers, texts, truths and lists as TOML does
+        return [f"{name} = {json.dumps(value)}" for name, value in simple.items()]
+
+    tables = [
+        line for name, c in settings.classes.items() for line in ("", f"[classes.{name}]", *lines(c, ClassSettings()))
+    ]
+    return "\n".join([*lines(settings, DecisionSettings()), *tables]) + "\n"
 
 
 class Decision:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import cycle
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +16,9 @@ from serkit.edge.events import Event, Prediction
 from serkit.edge.listener import Listener
 
 _BAR = 30
-_HISTORY = 8
+_HISTORY = 60  # windows
+_MESSAGES = 4
+_COLOURS = ("green", "red", "magenta", "blue", "yellow", "cyan", "bright_red", "bright_green", "bright_blue")
 
 
 def _bar(p: float, width: int = _BAR) -> str:
@@ -42,36 +45,68 @@ def event_text(event: Event) -> str:
     return f"{event.time_s:8.1f} s  {word:<10}{event.confidence:5.0%} {_bar(event.confidence)}"
 
 
-def show_events(events: Listener, title: str) -> None:
+def show_events(listener: Listener, title: str) -> None:
     """A live view where stdout is a terminal, else one line per event."""
     console = Console()
-    bundle, engine = events.recognizer.bundle, events.recognizer.engine.name
+    bundle, engine = listener.recognizer.bundle, listener.recognizer.engine.name
     heading = f"{bundle.name} ({bundle.format}, {engine}) hears {title}; Ctrl-C ends"
     if not console.is_terminal:
         print(heading, flush=True)
-        for event in events:
+        for event in listener:
             print(event_text(event), flush=True)
         return
-    recent: deque[Event] = deque(maxlen=_HISTORY)
+    heard: deque[Event] = deque(maxlen=_HISTORY)
+    said: deque[Event] = deque(maxlen=_MESSAGES)
     with Live(Text(heading), console=console, refresh_per_second=10) as live:
-        for event in events:
-            recent.append(event)
-            live.update(Group(Text(heading, style="dim"), _bars(event, events.answers), _lines(recent)))
-    if not recent:
+        for event in listener:
+            (said if event.kind == "status" else heard).append(event)
+            live.update(live_view(listener, heard, said, heading))
+    if not heard:
         console.print("no audio came", highlight=False)
 
 
-def _bars(event: Event, labels: tuple[str, ...]) -> Table:
+def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event], heading: str) -> Group:
+    """Level, answer, probabilities now and over time, and how the listening itself does.
+
+    Args:
+        listener: Whose answers and health are shown.
+        heard: Newest events, but for status.
+        said: Newest status events.
+        heading: First line.
+    """
+    if not heard:
+        return Group(Text(heading, style="dim"), _messages(said))
+    event, health = heard[-1], listener.health
+    colours = dict(zip(listener.answers, cycle(_COLOURS), strict=False))
+    now = Text.assemble(
+        ("  muted" if listener.muted else f"  {event.answer}", f"bold {colours.get(event.answer, 'white')}"),
+        ("" if event.confidence is None else f"  {event.confidence:.0%}", "dim"),
+    )
+    level = -100.0 if event.level_dbfs is None else event.level_dbfs
+    meter = Text.assemble(
+        "level ", (f"{_bar(min(1, max(0, 1 + level / 70))):<{_BAR}}", "green"), f" {level:4.0f} dBFS  "
+    )
+    meter.append("speech" if event.speech_ratio else "      ", style="bold")
     table = Table.grid(padding=(0, 1))
-    for label in labels:
+    for label in listener.answers:
         p = (event.probabilities or {}).get(label, 0.0)
-        style = "bold green" if label == event.emotion else "" if event.probabilities else "dim"
-        table.add_row(Text(label, style=style), Text(f"{p:5.0%}", style=style), Text(_bar(p), style=style))
-    return table
+        style = colours[label] if label == event.emotion else "" if event.probabilities else "dim"
+        past = "".join(_height((e.probabilities or {}).get(label, 0.0)) for e in heard)
+        table.add_row(
+            Text(label, style=style), Text(f"{p:4.0%}", style=style), Text(f"{_bar(p):<{_BAR}}", style=style),
+            Text(past, style=colours[label]),
+        )  # fmt: skip
+    asked = health.scored / max(1, health.windows)
+    state = f"{event.time_s:.0f} s heard, {health.latency_ms:.0f} ms from sound to answer, model asked {asked:.0%} of the time"
+    return Group(Text(heading, style="dim"), now, meter, table, Text(state, style="dim"), _messages(said))
 
 
-def _lines(recent: Iterable[Event]) -> Text:
-    return Text("\n".join(event_text(event) for event in recent), style="dim")
+def _height(p: float) -> str:
+    return " ▁▂▃▄▅▆▇█"[round(p * 8)]
+
+
+def _messages(said: Sequence[Event]) -> Text:
+    return Text("\n".join(f"{e.time_s:8.1f} s  {e.message}" for e in said), style="yellow")
 
 
 def show_card(card: str) -> None:

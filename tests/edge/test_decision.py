@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serkit.edge.affect import AFFECT, expected_affect
-from serkit.edge.decision import ClassSettings, Decision, DecisionSettings, presets, read_preset
+from serkit.edge.decision import ClassSettings, Decision, DecisionSettings, presets, read_preset, to_toml
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event, to_json
+from serkit.edge.settings import build, tomllib
 
 LABELS = ("neutral", "happy", "sad", "angry")
 HOP = 0.5
@@ -203,6 +204,8 @@ def test_the_presets_fit_every_emotion_there_is() -> None:
         decision = Decision(tuple(AFFECT), "m", read_preset(name))
         events = decision.window(1.0, np.full(len(AFFECT), 1 / len(AFFECT))) + decision.end()
         assert sum(events[0].probabilities.values()) == pytest.approx(1)
+        again = build(DecisionSettings, tomllib.loads(to_toml(read_preset(name))), name)
+        assert again == read_preset(name)
     driver = read_preset("driver")
     assert driver.resting == "calm"
     assert set(driver.classes) == {"calm", "angry", "fearful", "distressed"}

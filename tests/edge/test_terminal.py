@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import io
+from collections import deque
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import serkit
+from serkit.edge.audio import FakeSource
+from serkit.edge.events import Event
+from serkit.edge.terminal import live_view, show_events
+
+
+def shown(listener: object, heard: deque[Event], said: list[Event]) -> str:
+    console = Console(file=io.StringIO(), width=140, force_terminal=True, color_system=None)
+    console.print(live_view(listener, heard, said, "model hears a test"))
+    return console.file.getvalue()
+
+
+def test_the_live_view_shows_level_answer_history_and_health(speech: np.ndarray) -> None:
+    heard: deque[Event] = deque(maxlen=60)
+    said = [Event(time_s=3.0, kind="status", model="m", message="2 xruns")]
+    with serkit.listen(lambda rate: FakeSource(speech, rate, 512)) as listener:
+        assert "2 xruns" in shown(listener, heard, said)
+        heard.extend(listener)
+        text = shown(listener, heard, said)
+        assert heard[-1].answer in text
+        assert "dBFS  speech" in text
+        assert all(label in text for label in listener.answers)
+        assert "from sound to answer, model asked 100% of the time" in text
+        assert set("▁▂▃▄▅▆▇█") & set(text)
+        assert "2 xruns" in text
+        listener.mute()
+        assert "muted" in shown(listener, heard, said)
+
+
+def test_a_terminal_is_redrawn_and_a_pipe_gets_lines(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("serkit.edge.terminal.Console", lambda: Console(file=screen, width=120, force_terminal=True))
+    with serkit.listen(lambda rate: FakeSource(speech, rate, 512)) as listener:
+        show_events(listener, "a test")
+    assert "hears a test; Ctrl-C ends" in screen.getvalue()
+    assert "█" in screen.getvalue()
