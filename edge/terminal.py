@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import cycle
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,7 +17,18 @@ from serkit.edge.listener import Listener
 _BAR = 30
 _HISTORY = 60  # windows
 _MESSAGES = 4
-_COLOURS = ("green", "red", "magenta", "blue", "yellow", "cyan", "bright_red", "bright_green", "bright_blue")
+_RANGE_DB = 70.0  # of the level meter
+_COLOURS = {
+    "neutral": "white",
+    "calm": "green",
+    "happy": "yellow",
+    "sad": "blue",
+    "distressed": "blue",
+    "angry": "red",
+    "fearful": "magenta",
+    "disgust": "bright_red",
+    "surprised": "cyan",
+}
 
 
 def _bar(p: float, width: int = _BAR) -> str:
@@ -77,16 +87,15 @@ def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event],
     if not heard:
         return Group(Text(heading, style="dim"), _messages(said))
     event, health = heard[-1], listener.health
-    colours = dict(zip(listener.answers, cycle(_COLOURS), strict=False))
+    colours = {answer: _COLOURS.get(answer, "bright_white") for answer in listener.answers}
     now = Text.assemble(
         ("  muted" if listener.muted else f"  {event.answer}", f"bold {colours.get(event.answer, 'white')}"),
         ("" if event.confidence is None else f"  {event.confidence:.0%}", "dim"),
     )
     level = -100.0 if event.level_dbfs is None else event.level_dbfs
-    meter = Text.assemble(
-        "level ", (f"{_bar(min(1, max(0, 1 + level / 70))):<{_BAR}}", "green"), f" {level:4.0f} dBFS  "
-    )
-    meter.append("speech" if event.speech_ratio else "      ", style="bold")
+    shown = _bar(min(1.0, max(0.0, 1 + level / _RANGE_DB)))
+    meter = Text.assemble("level ", (f"{shown:<{_BAR}}", "green"), f" {level:4.0f} dBFS  ")
+    meter.append("speech" if event.speech_ratio else "", style="bold")
     table = Table.grid(padding=(0, 1))
     for label in listener.answers:
         p = (event.probabilities or {}).get(label, 0.0)
@@ -97,7 +106,8 @@ def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event],
             Text(past, style=colours[label]),
         )  # fmt: skip
     asked = health.scored / max(1, health.windows)
-    state = f"{event.time_s:.0f} s heard, {health.latency_ms:.0f} ms from sound to answer, model asked {asked:.0%} of the time"
+    took = f"{health.latency_ms:.0f} ms from sound to answer"
+    state = f"{event.time_s:.0f} s heard, {took}, model asked {asked:.0%} of the time"
     return Group(Text(heading, style="dim"), now, meter, table, Text(state, style="dim"), _messages(said))
 
 
