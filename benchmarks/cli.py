@@ -113,6 +113,47 @@ def robustness(
 
 
 @bench.command()
+@data_option
+@click.option("--repeats", type=click.IntRange(3), default=60, show_default=True, help="Rounds counted for the costs.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@as_json
+def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
+    """What voice detectors miss, what they take for speech, and what they cost, on speakers nothing was chosen on.
+
+    DATA holds RAVDESS, EMO-DB and the folder noise; with the folder speech_neutral, its everyday speech too.
+
+    \b
+    Example:
+      serkit bench vad --data ~/corpora --out vad.json
+    """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    needs("reference", "pymicro_vad", "webrtcvad")
+    needs("train", "scipy", "matplotlib")
+    from serkit.benchmarks.vad import measure, plot
+    from serkit.train.results import write_results
+
+    def share(value: float | None) -> str:
+        return "      -" if value is None else f"{value:7.1%}"
+
+    def shown(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        else:
+            level = "" if row["level_db"] is None else f"{row['level_db']:g} dB"
+            click.echo(
+                f"{row['detector']:<13}{row['condition']:<8}{row['what']:<18}{level:>7}  miss {share(row['miss'])}  "
+                f"false alarm {share(row['false_alarm'])}  scored {share(row['scored'])}  "
+                f"compute {row['compute_ratio']:.2f}"
+            )
+
+    rows = measure(data, repeats, shown)
+    if out is not None:
+        write_results(out, "vad", rows)
+        plot(rows, out.with_suffix(".png"))
+
+
+@bench.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data_option
 @click.option(

@@ -27,7 +27,7 @@ from serkit.edge.decision import ClassSettings, Decision, DecisionSettings
 from serkit.edge.events import Event
 from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, ScoredWindow
-from serkit.edge.vad import frame_levels, speech_ratio
+from serkit.edge.vad import VoiceGate, frame_levels, speech_ratio
 from serkit.edge.window import cut_windows, pool_windows, silence
 from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import noise as noise_condition
@@ -202,7 +202,7 @@ def noise_sessions(kinds: Sequence[Path], minutes: float, sample_rate: int, seed
 def hear(recognizer: Recognizer, session: Session) -> Heard:
     """Run the model over a session, and over each of its utterances alone."""
     f, w = recognizer.bundle.frontend, recognizer.bundle.window
-    windows = tuple(recognizer.windows([session.samples]))
+    windows = tuple(recognizer.windows([session.samples], VoiceGate(f.sample_rate)))
     clips = []
     for s in session.speech if session.kind == "emotion" else ():
         frames = features(session.samples[int(s.start_s * f.sample_rate) : int(s.end_s * f.sample_rate)], f)

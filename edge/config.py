@@ -9,6 +9,7 @@ from typing import Any
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
+from serkit.edge.vad import VadSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,11 @@ class Config:
 
     Attributes:
         decision: From window probabilities to events; what the file gives is laid over its preset.
+        vad: What counts as speech.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
+    vad: VadSettings = field(default_factory=VadSettings)
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.

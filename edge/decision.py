@@ -218,10 +218,10 @@ class Decision:
         self._gave_way_s = [-math.inf] * len(self.answers)
         self._previous_s: float | None = None  # time of the last window
         self._spoke_s = -math.inf  # and of the last with speech
-        self._forget()
+        self.forget()
 
-    def _forget(self) -> None:
-        """What a long pause ends."""
+    def forget(self) -> None:
+        """End what is on, as a long pause does."""
         self._posterior: Probabilities | None = None  # of each answer, (n_answers,)
         self._latest: Probabilities = np.zeros(len(self._labels))  # of the labels, in the newest window
         self._n = 0  # windows of the utterance
@@ -255,14 +255,14 @@ class Decision:
         if not (self._settings.per_utterance and self._n):
             return []
         event = self._event(self._spoke_s, self._utterance())
-        self._forget()
+        self.forget()
         return [event]
 
     def _silence(self, time_s: float) -> list[Event]:
         if time_s - self._spoke_s < self._settings.memory_s:
             return [] if self._settings.per_utterance else [self._event(time_s, self._answer())]
         events = self.end()
-        self._forget()
+        self.forget()
         return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
 
     def _take(self, probabilities: Probabilities, step_s: float) -> None:

@@ -21,6 +21,7 @@ from serkit.edge.errors import AudioError
 from serkit.edge.events import Event
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer
+from serkit.edge.vad import VoiceGate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,7 +51,7 @@ class Health:
 class Listener:
     """Listen until the source ends; every window becomes an event, which all sinks get as well.
 
-        with Listener(recognizer, source, decision, sinks=[...]) as listener:
+        with Listener(recognizer, source, decision, gate, sinks=[...]) as listener:
             for event in listener: ...
 
     Attributes:
@@ -67,6 +68,7 @@ class Listener:
         recognizer: Recognizer,
         source: Source,
         decision: Decision,
+        gate: VoiceGate | None = None,
         *,
         sinks: Sequence[Sink] = (),
         realtime: bool = False,
@@ -78,6 +80,7 @@ class Listener:
         self._realtime = realtime
         self.answers = decision.answers
         self._decision = decision
+        self._gate = gate
         self._muted = threading.Event()
         self._arrived = 0.0  # monotonic time of the newest block
         self._started: list[Sink] = []
@@ -121,24 +124,23 @@ class Listener:
     def _events(self) -> Iterator[Event]:
         """What is decided on, and between it what happened to the source and the sinks."""
         time_s, muted = 0.0, False
-        for window in self.recognizer.windows(self._blocks()):
+        for window in self.recognizer.windows(self._blocks(), self._gate):
             time_s = window.time_s
             for message in self._notices():
                 yield self._status(time_s, message)
             if muted != self.muted:
                 muted = not muted
                 yield self._status(time_s, "muted" if muted else "no longer muted")
-            probabilities = None if muted else window.probabilities
+                self._decision.forget()
             self.health.windows += 1
-            self.health.scored += probabilities is not None
-            for event in self._decision.window(time_s, probabilities):
+            self.health.scored += window.probabilities is not None
+            if muted:
+                events = [Event(time_s=time_s, kind="silence", model=self.recognizer.bundle.name, message="muted")]
+            else:
+                events = self._decision.window(time_s, window.probabilities)
+            for event in events:
                 self.health.latency_ms = 1000 * (time.monotonic() - self._arrived)
-                yield replace(
-                    event,
-                    speech_ratio=window.speech_ratio,
-                    level_dbfs=window.level_dbfs,
-                    message="muted" if muted else event.message,
-                )
+                yield replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
         yield from self._decision.end()
         if not self.health.windows:
             f = self.recognizer.bundle.frontend
@@ -155,10 +157,9 @@ class Listener:
             yield np.zeros_like(block) if self.muted else block
 
     def _notices(self) -> Iterator[str]:
-        if (message := self._source.notice()) is not None:
-            yield message
+        yield from iter(self._source.notice, None)
         for sink in self._started:
-            if (message := sink.notice()) is not None:
+            for message in iter(sink.notice, None):
                 yield f"{sink.name}: {message}"
 
     def _status(self, time_s: float, message: str) -> Event:
@@ -202,6 +203,7 @@ def listen(
     all_sinks = [*settings.sinks(), *sinks]
     bundle = recognizer.bundle
     decision = Decision(bundle.labels, bundle.name, settings.decision)
+    gate = VoiceGate(rate, settings.vad)
     opened: Source
     if callable(source):
         opened = source(rate)
@@ -213,4 +215,4 @@ def listen(
         opened = PipeSource(rate, block_size)
     else:
         opened = FileSource(source, rate, block_size)
-    return Listener(recognizer, opened, decision, sinks=all_sinks, realtime=realtime)
+    return Listener(recognizer, opened, decision, gate, sinks=all_sinks, realtime=realtime)

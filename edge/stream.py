@@ -15,7 +15,7 @@ from serkit.edge.engine import Engine
 from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import Prediction
 from serkit.edge.frontend import Frontend
-from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
+from serkit.edge.vad import MIN_SPEECH, VoiceGate, frame_levels, speech_ratio
 from serkit.edge.window import normalise, silence, softmax
 
 Array = npt.NDArray[np.float32]
@@ -61,13 +61,20 @@ class Recognizer:
         """Probabilities ``(n_labels,)`` of one window of frames, not normalised, ``(n_frames, n_features)``."""
         return softmax(self.engine.logits(normalise(window, self.bundle.window)), self.bundle.temperature)
 
-    def windows(self, blocks: Iterable[Array]) -> Iterator[ScoredWindow]:
+    def windows(self, blocks: Iterable[Array], gate: VoiceGate | None = None) -> Iterator[ScoredWindow]:
         """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
 
         Results do not depend on how the stream is cut into blocks. Memory is one window and one block.
+
+        Args:
+            blocks: The stream.
+            gate: Judges what is speech, and windows whose newest hop holds none are not scored; without it, windows
+                are judged by their frames' levels.
         """
         w, f = self.bundle.window, self.bundle.frontend
         self._frontend.reset()
+        if gate is not None:
+            gate.reset()
         buffer = np.empty((w.n_frames + 4 * w.hop_frames, f.n_features), np.float32)
         levels = np.empty(len(buffer), np.float32)  # of the frames in the buffer, dB
         first = filled = 0  # index of the buffer's first frame in the stream, and frames in the buffer
@@ -87,7 +94,7 @@ class Recognizer:
                     covered = first + start + w.n_frames
                     end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
                     window = slice(start, start + w.n_frames)
-                    yield self._scored(buffer[window], levels[window], end_s)
+                    yield self._scored(buffer[window], levels[window], end_s, gate)
                     start += w.hop_frames
                 first += start
                 kept = max(0, filled - start)
@@ -98,17 +105,26 @@ class Recognizer:
 
         for block in blocks:
             n_samples += len(block)
-            yield from take(self._frontend.push(block))
+            for start in range(0, len(block), f.sample_rate):  # in seconds: the gate remembers the last minute
+                part = block[start : start + f.sample_rate]
+                if gate is not None:
+                    gate.push(part)
+                yield from take(self._frontend.push(part))
         yield from take(self._frontend.flush())
         if n_frames > covered and filled:
             last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
-            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate)
+            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate, gate)
 
-    def _scored(self, window: Array, levels: Array, time_s: float) -> ScoredWindow:
-        ratio = speech_ratio(levels)
-        level_dbfs = float(levels[-self.bundle.window.hop_frames :].max())
-        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window) if ratio >= MIN_SPEECH else None)
+    def _scored(self, window: Array, levels: Array, time_s: float, gate: VoiceGate | None) -> ScoredWindow:
+        w, f = self.bundle.window, self.bundle.frontend
+        if gate is None:
+            ratio = newest = speech_ratio(levels)
+        else:
+            window_s, hop_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, w.hop_frames))
+            ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - hop_s, time_s)
+        level_dbfs = float(levels[-w.hop_frames :].max())
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window) if newest >= MIN_SPEECH else None)
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:

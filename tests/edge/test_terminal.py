@@ -9,8 +9,12 @@ from rich.console import Console
 
 import serkit
 from serkit.edge.audio import FakeSource
+from serkit.edge.config import Config
 from serkit.edge.events import Event
 from serkit.edge.terminal import live_view, show_events
+from serkit.edge.vad import VadSettings
+
+BY_LEVEL = Config(vad=VadSettings(detector="level"))
 
 
 def shown(listener: object, heard: deque[Event], said: list[Event]) -> str:
@@ -22,7 +26,7 @@ def shown(listener: object, heard: deque[Event], said: list[Event]) -> str:
 def test_the_live_view_shows_level_answer_history_and_health(speech: np.ndarray) -> None:
     heard: deque[Event] = deque(maxlen=60)
     said = [Event(time_s=3.0, kind="status", model="m", message="2 xruns")]
-    with serkit.listen(lambda rate: FakeSource(speech, rate, 512)) as listener:
+    with serkit.listen(lambda rate: FakeSource(speech, rate, 512), config=BY_LEVEL) as listener:
         assert "2 xruns" in shown(listener, heard, said)
         heard.extend(listener)
         text = shown(listener, heard, said)
@@ -39,7 +43,7 @@ def test_the_live_view_shows_level_answer_history_and_health(speech: np.ndarray)
 def test_a_terminal_is_redrawn_and_a_pipe_gets_lines(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr("serkit.edge.terminal.Console", lambda: Console(file=screen, width=120, force_terminal=True))
-    with serkit.listen(lambda rate: FakeSource(speech, rate, 512)) as listener:
+    with serkit.listen(lambda rate: FakeSource(speech, rate, 512), config=BY_LEVEL) as listener:
         show_events(listener, "a test")
     assert "hears a test; Ctrl-C ends" in screen.getvalue()
     assert "█" in screen.getvalue()
