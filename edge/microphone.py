@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from serkit.edge.audio import Resampler, Source
 from serkit.edge.capture import FAILED, OPENED, Device, Message, devices, find_device, unpack
+from serkit.edge.clock import MISSING_S, DeviceClock
 from serkit.edge.errors import MicrophoneError
 
 __all__ = ["Device", "Microphone", "devices", "find_device"]
@@ -38,16 +39,10 @@ _RETRY_S = 0.25  # doubled after every failure, up to
 _MAX_RETRY_S = 1.5  # a try costs 0.1 s of a processor, and who waits for audio shall have it within 3 s
 _STEADY_S = 5.0  # audio for that long, and the next failure is a new one
 _KILL_S = 2.0
+_MAX_DRIFT = 0.01
 _COUNTS_S = 5.0  # between two notices of lost samples
 _MAX_NOTICES = 100
-_NOTHING = np.zeros(16000, np.float32)
 _NONSENSE = "the capture process speaks nonsense"
-
-_WINDOW_S = 1.0  # over which the lag is judged
-_MISSING_S = 0.25  # a lag that grows by more from one window to the next is lost audio, not a late block
-_MISSING_IN_XRUN_S = 0.01  # where the device itself says that some was lost
-_DRIFT_S = 60.0
-_MAX_DRIFT = 0.01
 
 
 class _Lost(Exception):
@@ -132,64 +127,6 @@ def _command(sample_rate: int, device: str | None) -> list[str]:
     return [sys.executable, "-m", "serkit.edge.capture", str(sample_rate), *([] if device is None else [device])]
 
 
-class _Clock:
-    """Tells whether an open device delivers all it should, by the times its blocks came at.
-
-    Blocks come late, or late in a bunch, so only the least lag of each window counts. One that jumps is audio that was
-    lost on the way; one that creeps is a device whose clock is not this machine's.
-
-    Args:
-        rate: Hz, what the device promised.
-        started_s: When its first sample was due.
-    """
-
-    def __init__(self, rate: float, started_s: float) -> None:
-        self.rate = rate
-        self.n_samples = 0  # of the device, what is missing included
-        self.drift_s = 0.0  # how much later than promised its audio came so far
-        self.drift = 0.0  # share, over the last minute; positive: the device is slow
-        self._started_s = started_s
-        self._lag_s: float | None = None  # as usual
-        self._least_s = float("inf")  # of this window
-        self._window_end_s = started_s + _WINDOW_S
-        self._overflow_s = float("-inf")  # when the last one was
-        self._marked = (started_s, 0.0)  # time and drift, at the start of the last minute
-
-    @property
-    def settled(self) -> bool:
-        """Whether its usual lag is known: what is missing before is a slow start."""
-        return self._lag_s is not None
-
-    def heard(self, n: int, time_s: float, overflow: bool = False) -> int:
-        """Take note of ``n`` samples that came at ``time_s``; returns how many were lost before them."""
-        missing = 0
-        if overflow:
-            self._overflow_s = time_s
-        if time_s >= self._window_end_s:
-            if self._least_s < float("inf"):
-                missing = self._judge(time_s)
-            self._window_end_s, self._least_s = time_s + _WINDOW_S, float("inf")
-        self.n_samples += n + missing
-        self._least_s = min(self._least_s, time_s - self._started_s - self.n_samples / self.rate)
-        return missing
-
-    def _judge(self, time_s: float) -> int:
-        change = self._least_s - (self._lag_s or 0.0)
-        if change > (_MISSING_S if time_s - self._overflow_s > 3 * _WINDOW_S else _MISSING_IN_XRUN_S):
-            self._lag_s = self._lag_s or 0.0
-            return round(change * self.rate)
-        if self._lag_s is None:
-            self._marked = (time_s, 0.0)
-        elif change > -_MISSING_S:  # less is audio that had been held up
-            self.drift_s += change
-        self._lag_s = self._least_s
-        since_s, drift_s = self._marked
-        if time_s - since_s >= _DRIFT_S:
-            self.drift = (self.drift_s - drift_s) / (time_s - since_s)
-            self._marked = (time_s, self.drift_s)
-        return 0
-
-
 class Microphone(Source):
     """A live microphone. Once open it yields audio, or silence in its place, at the pace of time, until it is closed.
 
@@ -228,14 +165,13 @@ class Microphone(Source):
         self._process_lock = threading.Lock()  # `close` may come from another thread
         self._process: _CaptureProcess | None = None
         self._retry_s, self._retry_at_s = _RETRY_S, 0.0
-        self._clock: _Clock | None = None  # of the open device
+        self._clock: DeviceClock | None = None  # of the open device
         self._resampler = Resampler(sample_rate, sample_rate)
         self._seen = (0, 0)  # overflows and dropped samples of this capture process
         self._origin_s = time.monotonic()  # when sample 0 was due
         self._n_yielded = 0
         self._n_silent = 0
-        self._heard_s = self._flowing_since_s = 0.0  # when audio last came, and first since it was lost
-        self._lost_s = 0.0  # since when it is
+        self._heard_s = self._flowing_since_s = self._lost_since_s = 0.0
         self._lost_why: set[str] = set()  # what was told about it
         if not wait:
             self._open()
@@ -298,10 +234,10 @@ class Microphone(Source):
             self._device = self.name  # numbers change when devices come and go
         if self._heard_s and before != self.name:
             self._notices.append(f"microphone {self.name!r} in place of {before!r}")
-        self._clock = _Clock(rate, message.time_s)
+        self._clock = DeviceClock(rate, message.time_s)
         self._seen = (0, 0)
 
-    def _heard(self, message: Message, clock: _Clock) -> Iterator[Array]:
+    def _heard(self, message: Message, clock: DeviceClock) -> Iterator[Array]:
         if not self.connected:
             self._back(message.time_s)
         self._heard_s = message.time_s
@@ -313,7 +249,7 @@ class Microphone(Source):
         settled, drift_s = clock.settled, clock.drift_s
         missing = clock.heard(dropped + len(samples), message.time_s, overflows > 0)
         self._origin_s += clock.drift_s - drift_s  # its clock is the stream's while it is open
-        if missing > _MISSING_S * clock.rate and settled:
+        if missing > MISSING_S * clock.rate and settled:
             self._notices.append(f"microphone {self.name!r} stalled; {missing / clock.rate:.1f} s of silence in place")
         if abs(clock.drift) > _MAX_DRIFT and not self._drift_told:
             self._drift_told = True
@@ -325,8 +261,8 @@ class Microphone(Source):
         lost = missing + dropped
         self._n_silent += round(lost * self.sample_rate / clock.rate)
         while lost:  # a little at a time: it may be hours
-            n = min(lost, len(_NOTHING))
-            yield from self._yielded(self._resampler.push(_NOTHING[:n]))
+            n = min(lost, 1 << 14)
+            yield from self._yielded(self._resampler.push(np.zeros(n, np.float32)))
             lost -= n
         yield from self._yielded(self._resampler.push(samples))
 
@@ -337,7 +273,7 @@ class Microphone(Source):
         if self._lost_why:
             how = "back" if self._heard_s else "there"
             self._notices.append(
-                f"microphone {self.name!r} is {how} after {time_s - self._lost_s:.1f} s; "
+                f"microphone {self.name!r} is {how} after {time_s - self._lost_since_s:.1f} s; "
                 "silence is in place of what was not heard"
             )
             self.reconnects += bool(self._heard_s)
@@ -353,7 +289,7 @@ class Microphone(Source):
         if self._clock is not None:  # a device that was open; else the reason says it all
             reason = f"microphone {self.name!r} lost ({reason})"
         if not self._lost_why:
-            self._lost_s = self._heard_s or self._origin_s
+            self._lost_since_s = self._heard_s or self._origin_s
         if reason not in self._lost_why:
             self._lost_why.add(reason)
             self._notices.append(f"{reason}; trying again")
