@@ -16,7 +16,7 @@ class DeviceClock:
 
     Args:
         rate: Hz, what the device promised.
-        started_s: When its first sample was due.
+        started_s: When its first sample was heard.
 
     Attributes:
         drift_s: How much later than promised its audio came so far, what was missing left out.
@@ -35,11 +35,6 @@ class DeviceClock:
         self._overflow_s = float("-inf")  # when the last one was
         self._marked = (started_s, 0.0)  # time and drift, at the start of the last minute
 
-    @property
-    def settled(self) -> bool:
-        """Whether its usual lag is known: what is missing before is a slow start."""
-        return self._lag_s is not None
-
     def heard(self, n: int, time_s: float, overflow: bool = False) -> int:
         """Take note of ``n`` samples that came at ``time_s``; returns how many were lost before them."""
         missing = 0
@@ -54,13 +49,12 @@ class DeviceClock:
         return missing
 
     def _judge(self, time_s: float) -> int:
-        change = self._least_s - (self._lag_s or 0.0)
-        if change > (MISSING_S if time_s - self._overflow_s > 3 * _WINDOW_S else _MISSING_IN_XRUN_S):
-            self._lag_s = self._lag_s or 0.0
-            return round(change * self.rate)
         if self._lag_s is None:
-            self._marked = (time_s, 0.0)
-        elif change > -MISSING_S:  # less is audio that had been held up
+            self._lag_s, self._marked = self._least_s, (time_s, 0.0)
+        change = self._least_s - self._lag_s
+        if change > (MISSING_S if time_s - self._overflow_s > 3 * _WINDOW_S else _MISSING_IN_XRUN_S):
+            return round(change * self.rate)
+        if change > -MISSING_S:  # less is audio that had been held up
             self.drift_s += change
         self._lag_s = self._least_s
         since_s, drift_s = self._marked

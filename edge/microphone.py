@@ -32,6 +32,7 @@ __all__ = ["Device", "Microphone", "devices", "find_device"]
 Array = npt.NDArray[np.float32]
 
 _BLOCK_S = 0.1  # of silence
+_BEHIND_S = 0.5  # silence comes so much later than it is due: audio may still come in its place
 _OPENING_S = 8.0  # a slow board starts Python and looks at its sound cards
 _ANSWER_S = 4.0  # the capture process speaks up after 3 s without audio; when it does not, it hangs
 _FIRST_ANSWER_S = 6.0
@@ -165,8 +166,9 @@ class Microphone(Source):
         self._process_lock = threading.Lock()  # `close` may come from another thread
         self._process: _CaptureProcess | None = None
         self._retry_s, self._retry_at_s = _RETRY_S, 0.0
-        self._clock: DeviceClock | None = None  # of the open device
+        self._rate = 0.0  # of the open device; 0 while none is
         self._resampler = Resampler(sample_rate, sample_rate)
+        self._clock = DeviceClock(sample_rate, 0.0)
         self._seen = (0, 0)  # overflows and dropped samples of this capture process
         self._origin_s = time.monotonic()  # when sample 0 was due
         self._n_yielded = 0
@@ -212,12 +214,11 @@ class Microphone(Source):
             try:
                 message = self._receive()
                 if message is not None and message.kind == OPENED:
-                    yield from self._silence(message.time_s)
                     self._opened(message)
-                elif message is not None and self._clock is not None:
-                    yield from self._heard(message, self._clock)
-                elif self._clock is None:
-                    yield from self._silence(time.monotonic())
+                elif message is not None:
+                    yield from self._heard(message)
+                elif not self.connected:
+                    yield from self._silence(time.monotonic() - _BEHIND_S)
             except _Lost as error:
                 if not self._closed.is_set():
                     yield from self._lose(str(error))
@@ -226,30 +227,31 @@ class Microphone(Source):
         before = self.name
         try:
             opened = json.loads(message.payload)
-            self.name, rate = str(opened["name"]), float(opened["rate"])
-            self._resampler = Resampler(rate, self.sample_rate)
+            self.name, self._rate = str(opened["name"]), float(opened["rate"])
+            self._resampler = Resampler(self._rate, self.sample_rate)
         except (KeyError, TypeError, ValueError):
             raise _Lost(_NONSENSE) from None
         if self._device is not None and self._device.isdigit():
             self._device = self.name  # numbers change when devices come and go
         if self._heard_s and before != self.name:
             self._notices.append(f"microphone {self.name!r} in place of {before!r}")
-        self._clock = DeviceClock(rate, message.time_s)
         self._seen = (0, 0)
 
-    def _heard(self, message: Message, clock: DeviceClock) -> Iterator[Array]:
-        if not self.connected:
-            self._back(message.time_s)
-        self._heard_s = message.time_s
+    def _heard(self, message: Message) -> Iterator[Array]:
+        if not self._rate:  # before it was opened
+            raise _Lost(_NONSENSE)
         overflows, dropped = message.overflows - self._seen[0], message.dropped - self._seen[1]
         self._seen = (message.overflows, message.dropped)
         self.overflows += overflows
-        self.dropped_samples += round(dropped * self.sample_rate / clock.rate)
+        self.dropped_samples += round(dropped * self.sample_rate / self._rate)
         samples = np.nan_to_num(np.frombuffer(message.payload, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        settled, drift_s = clock.settled, clock.drift_s
+        if not self.connected:
+            yield from self._back(message.time_s - (dropped + len(samples)) / self._rate)
+        self._heard_s, clock = message.time_s, self._clock
+        drift_s = clock.drift_s
         missing = clock.heard(dropped + len(samples), message.time_s, overflows > 0)
         self._origin_s += clock.drift_s - drift_s  # its clock is the stream's while it is open
-        if missing > MISSING_S * clock.rate and settled:
+        if missing > MISSING_S * clock.rate:
             self._notices.append(f"microphone {self.name!r} stalled; {missing / clock.rate:.1f} s of silence in place")
         if abs(clock.drift) > _MAX_DRIFT and not self._drift_told:
             self._drift_told = True
@@ -260,16 +262,16 @@ class Microphone(Source):
             )
         lost = missing + dropped
         self._n_silent += round(lost * self.sample_rate / clock.rate)
-        while lost:  # a little at a time: it may be hours
+        while lost > 0:  # a little at a time: it may be hours
             n = min(lost, 1 << 14)
             yield from self._yielded(self._resampler.push(np.zeros(n, np.float32)))
             lost -= n
         yield from self._yielded(self._resampler.push(samples))
 
-    def _back(self, time_s: float) -> None:
-        """Audio flows, for the first time or again."""
+    def _back(self, time_s: float) -> Iterator[Array]:
+        """Audio flows, for the first time or again, from this time on."""
         self.connected = True
-        self._flowing_since_s = time_s
+        self._clock, self._flowing_since_s = DeviceClock(self._rate, time_s), time_s
         if self._lost_why:
             how = "back" if self._heard_s else "there"
             self._notices.append(
@@ -278,6 +280,10 @@ class Microphone(Source):
             )
             self.reconnects += bool(self._heard_s)
         self._lost_why.clear()
+        if self._n_yielded:
+            yield from self._silence(time_s)
+        else:
+            self._origin_s = time_s
 
     def _lose(self, reason: str) -> Iterator[Array]:
         """End the capture process and say why; the next one starts after a while."""
@@ -286,7 +292,7 @@ class Microphone(Source):
             if self._process is not None:
                 self._process.kill()
                 self._process = None
-        if self._clock is not None:  # a device that was open; else the reason says it all
+        if self._rate:  # a device that was open; else the reason says it all
             reason = f"microphone {self.name!r} lost ({reason})"
         if not self._lost_why:
             self._lost_since_s = self._heard_s or self._origin_s
@@ -297,10 +303,9 @@ class Microphone(Source):
             self._retry_s = _RETRY_S
         self._retry_at_s = now + self._retry_s
         self._retry_s = min(2 * self._retry_s, _MAX_RETRY_S)
-        self.connected, self._clock = False, None
+        self.connected, self._rate = False, 0.0
         yield from self._yielded(self._resampler.push(np.empty(0, np.float32), last=True))
         self._resampler = Resampler(self.sample_rate, self.sample_rate)
-        yield from self._silence(now)
 
     def _silence(self, until_s: float) -> Iterator[Array]:
         """What is due by then."""
