@@ -9,6 +9,7 @@ from typing import Any
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
+from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,11 @@ class Config:
 
     Attributes:
         decision: From window probabilities to events; what the file gives is laid over its preset.
+        json_lines: Events to a file.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
+    json_lines: JsonLinesSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -27,7 +30,10 @@ class Config:
         Raises:
             MissingExtraError: One needs a part of serkit that is not installed.
         """
-        return []
+        sinks: list[Sink] = []
+        if self.json_lines is not None:
+            sinks.append(JsonLines(self.json_lines))
+        return sinks
 
 
 def read_config(path: Path | None = None, preset: str | None = None) -> Config:
