@@ -92,9 +92,13 @@ class Listener:
         (self._muted.set if muted else self._muted.clear)()
 
     def __enter__(self) -> Self:
-        for sink in self._sinks:
-            self._started.append(sink)
-            sink.start(self)
+        try:
+            for sink in self._sinks:
+                self._started.append(sink)
+                sink.start(self)
+        except BaseException:  # nobody calls __exit__ then
+            self.close()
+            raise
         return self
 
     def __exit__(
