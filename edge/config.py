@@ -10,6 +10,7 @@ from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
+from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +20,12 @@ class Config:
     Attributes:
         decision: From window probabilities to events; what the file gives is laid over its preset.
         json_lines: Events to a file.
+        mqtt: Events to an MQTT broker and Home Assistant.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     json_lines: JsonLinesSettings | None = None
+    mqtt: MqttSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -33,6 +36,8 @@ class Config:
         sinks: list[Sink] = []
         if self.json_lines is not None:
             sinks.append(JsonLines(self.json_lines))
+        if self.mqtt is not None:
+            sinks.append(Mqtt(self.mqtt))
         return sinks
 
 
