@@ -11,6 +11,7 @@ from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
 from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
+from serkit.edge.sinks.prometheus import Prometheus, PrometheusSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,13 @@ class Config:
         decision: From window probabilities to events; what the file gives is laid over its preset.
         json_lines: Events to a file.
         mqtt: Events to an MQTT broker and Home Assistant.
+        prometheus: Metrics for Prometheus.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     json_lines: JsonLinesSettings | None = None
     mqtt: MqttSettings | None = None
+    prometheus: PrometheusSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -38,6 +41,8 @@ class Config:
             sinks.append(JsonLines(self.json_lines))
         if self.mqtt is not None:
             sinks.append(Mqtt(self.mqtt))
+        if self.prometheus is not None:
+            sinks.append(Prometheus(self.prometheus))
         return sinks
 
 
