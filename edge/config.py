@@ -9,6 +9,9 @@ from typing import Any
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
+from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
+from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
+from serkit.edge.sinks.prometheus import Prometheus, PrometheusSettings
 from serkit.edge.vad import VadSettings
 
 
@@ -19,10 +22,16 @@ class Config:
     Attributes:
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.
+        json_lines: Events to a file.
+        mqtt: Events to an MQTT broker and Home Assistant.
+        prometheus: Metrics for Prometheus.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     vad: VadSettings = field(default_factory=VadSettings)
+    json_lines: JsonLinesSettings | None = None
+    mqtt: MqttSettings | None = None
+    prometheus: PrometheusSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -30,7 +39,14 @@ class Config:
         Raises:
             MissingExtraError: One needs a part of serkit that is not installed.
         """
-        return []
+        sinks: list[Sink] = []
+        if self.json_lines is not None:
+            sinks.append(JsonLines(self.json_lines))
+        if self.mqtt is not None:
+            sinks.append(Mqtt(self.mqtt))
+        if self.prometheus is not None:
+            sinks.append(Prometheus(self.prometheus))
+        return sinks
 
 
 def read_config(path: Path | None = None, preset: str | None = None) -> Config:

@@ -97,9 +97,9 @@ class Listener:
     def __enter__(self) -> Self:
         try:
             for sink in self._sinks:
-                sink.start(self)
                 self._started.append(sink)
-        except BaseException:
+                sink.start(self)
+        except BaseException:  # nobody calls __exit__ then
             self.close()
             raise
         return self

@@ -74,7 +74,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hasattr(hint, "__dataclass_fields__"):
         return build(hint, value, where)
     needed = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, hint.__name__)
-    raise SettingsError(f"{where} is {value!r}; {needed} is needed")
+    shown = f"not {needed}" if where.endswith("password") else repr(value)
+    raise SettingsError(f"{where} is {shown}; {needed} is needed")
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
