@@ -40,5 +40,5 @@ $(EDGE)/.installed: pyproject.toml
 $(FULL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/pip install --quiet --upgrade 'pip>=25.1'
-	$(FULL)/bin/pip install --quiet --editable '.[train,jax,sweep,reference,tflite-runtime]' --group dev
+	$(FULL)/bin/pip install --quiet --editable '.[train,jax,sweep,reference,tflite-runtime,web]' --group dev
 	touch $@

@@ -9,6 +9,7 @@ from typing import Any
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
+from serkit.edge.sinks.web import WebPage, WebSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +18,11 @@ class Config:
 
     Attributes:
         decision: From window probabilities to events; what the file gives is laid over its preset.
+        web: The live web page; None is none.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
+    web: WebSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -27,7 +30,10 @@ class Config:
         Raises:
             MissingExtraError: One needs a part of serkit that is not installed.
         """
-        return []
+        found: list[Sink] = []
+        if self.web is not None:
+            found.append(WebPage(self.web))
+        return found
 
 
 def read_config(path: Path | None = None, preset: str | None = None) -> Config:
