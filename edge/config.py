@@ -30,10 +30,10 @@ class Config:
         Raises:
             MissingExtraError: One needs a part of serkit that is not installed.
         """
-        found: list[Sink] = []
+        sinks: list[Sink] = []
         if self.web is not None:
-            found.append(WebPage(self.web))
-        return found
+            sinks.append(WebPage(self.web))
+        return sinks
 
 
 def read_config(path: Path | None = None, preset: str | None = None) -> Config:

@@ -98,13 +98,13 @@ class WebPage(Sink):
             raise MissingExtraError(
                 f"the web page needs {error.name}, which is not installed; in the clone, `pip install -e '.[web]'`"
             ) from None
+        server = WebServer(listener, self.settings.host, self.token, self._notices.append)
         listening = _listen(self.settings)
-        port = listening.getsockname()[1]
-        self.address = f"http://{_in_url(_reachable(self.settings.host))}:{port}/"
-        self._server = WebServer(listener, self.settings.host, self.token, self._notices.append)
+        self._server = server
+        self.address = f"http://{_in_url(_reachable(self.settings.host))}:{listening.getsockname()[1]}/"
         running = threading.Event()
         self._thread = threading.Thread(
-            target=self._server.run, args=(listening, running.set), name="serkit-web", daemon=True
+            target=server.run, args=(listening, running.set), name="serkit-web", daemon=True
         )
         self._thread.start()
         running.wait(_START_S)
@@ -136,12 +136,13 @@ class WebPage(Sink):
 
 
 def _listen(settings: WebSettings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     dual = settings.host == "::" and socket.has_dualstack_ipv6()
     try:
-        listening = socket.create_server((settings.host, settings.port), family=family, dualstack_ipv6=dual)
-    except OSError as error:
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(address[:2], family=family, dualstack_ipv6=dual)
+    except (OSError, ValueError) as error:  # ValueError: not even the form of a name
+        number = error.errno if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else None
+        reason = os.strerror(number) if number else getattr(error, "strerror", None) or error
         raise SettingsError(
             f"web: {settings.host} port {settings.port} cannot be used ({reason}); "
             "stop what else uses it, or set another host or port"

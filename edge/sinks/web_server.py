@@ -31,7 +31,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from serkit import __version__
 from serkit.edge.events import Event, to_json
 
 if TYPE_CHECKING:
@@ -153,9 +152,11 @@ class WebServer:
         until = time.monotonic() + _GOODBYE_S
         while self._pages and time.monotonic() < until:
             await asyncio.sleep(0.02)
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
         server.should_exit = True
+        while not serving.done() or server.server_state.connections:  # some may still come in
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0.02)
         await serving
 
     def _stop(self) -> None:
@@ -224,7 +225,6 @@ class WebServer:
     def _hello(self) -> dict[str, Any]:
         return {
             "schema": 1,
-            "version": __version__,
             "model": self._listener.recognizer.bundle.name,
             "answers": self._listener.answers,
             "now": round(time.time(), 3),
@@ -250,7 +250,7 @@ class _Guard:
     """Lets a request through to the app, or answers it.
 
     Without a token only a name of this machine may be asked for: a foreign page whose name was made to lead here (DNS
-    rebinding) asks for its own. What changes something has to come from the page itself.
+    rebinding) asks for its own. Everything but the page has to be asked for by the page, or by no browser at all.
     """
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
@@ -268,7 +268,10 @@ class _Guard:
         host = request.headers.get("host", "")
         if self._token is None and _name(host) not in self._names:
             return _refused(403, f"this page is only for {', '.join(sorted(self._names))}")
-        if request.method not in ("GET", "HEAD") and _netloc(request.headers.get("origin", f"//{host}")) != host:
+        foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"] != "/"
+        if request.method not in ("GET", "HEAD"):
+            foreign |= _netloc(request.headers.get("origin", f"//{host}")) != host
+        if foreign:
             return _refused(403, "only the page itself may do this")
         if self._token is None:
             return None

@@ -169,6 +169,10 @@ def test_muting_needs_json_from_the_page_itself() -> None:
         for body in ("", "{", "[]", "1", "{}", '{"muted": 1}', '{"muted": "yes"}', "[" * 1000, "\x00"):
             assert ask(page, "/mute", "POST", body, **JSON).status == 400
         assert ask(page, "/mute", "POST", "[" * 100_000, **JSON).status == 413
+        for site in ("cross-site", "same-site"):
+            assert ask(page, "/mute", "POST", MUTE, Sec_Fetch_Site=site, **JSON).status == 403
+            assert ask(page, "/events", Sec_Fetch_Site=site).status == 403
+            assert ask(page, "/", Sec_Fetch_Site=site).status == 200  # a link
         assert not listener.muted
         answer = ask(page, "/mute", "POST", MUTE, Origin=f"http://{here}", **JSON)
         assert (answer.status, json.loads(answer.text)) == (200, {"schema": 1, "muted": True})
@@ -340,6 +344,10 @@ def test_an_address_that_cannot_be_used_is_said_in_one_line(page: WebPage) -> No
     message = rf"127.0.0.1 port {port(page)} cannot be used \(Address already in use\); stop what else uses it"
     with pytest.raises(SettingsError, match=message):
         WebPage(WebSettings(port=port(page))).start(None)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"a.b port 8765 cannot be used"):
+        WebPage(WebSettings(host="a\0b")).start(None)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"x{70} port 8765 cannot be used"):
+        WebPage(WebSettings(host=70 * "x")).start(None)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match=r"192.0.2.7 port 0 cannot be used .* set another host or port"):
         WebPage(WebSettings(host="192.0.2.7", port=0)).start(None)  # type: ignore[arg-type]
 

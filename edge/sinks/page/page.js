@@ -57,11 +57,14 @@ async function lose() {
   retryAfter = Math.min(2 * retryAfter, LONGEST_RETRY_S);
   connected = false;
   render();
-  say(await whyLost());
+  if (element("banner").hidden) showBanner(LOST);
+  const why = await whyLost();
+  if (!connected) showBanner(why);
 }
 
+const LOST = "Connection lost. Trying again …";
+
 async function whyLost() {
-  const lost = "Connection lost. Trying again …";
   try {
     const { status } = await fetch("events", { method: "HEAD" });
     if (status === 401) return "This page needs its token again: open the address that serkit said when it started.";
@@ -69,16 +72,15 @@ async function whyLost() {
   } catch {
     // no server, which is what is said already
   }
-  return lost;
+  return LOST;
 }
 
 setInterval(() => {
   if (retryTimer === null && Date.now() - lastWord > 1000 * SILENT_S) lose();
 }, 1000);
 
-function say(text) {
-  if (connected && text) return;
-  element("banner").textContent = text;
+function showBanner(text) {
+  setText("banner", text);
   element("banner").hidden = !text;
 }
 
@@ -87,7 +89,7 @@ function say(text) {
 function onHello(hello) {
   connected = true;
   retryAfter = 1;
-  say("");
+  showBanner("");
   clockOffset = Date.now() / 1000 - hello.now;
   element("model").textContent = hello.model;
   if (answers.join("\n") !== hello.answers.join("\n")) {
@@ -161,10 +163,10 @@ async function toggleMute() {
     const response = await fetch("mute", { method: "POST", headers, body: JSON.stringify({ muted }) });
     if (!response.ok) throw new Error(await response.text());
     state.muted = (await response.json()).muted;
+    showBanner("");
   } catch {
     const what = state.muted ? "still muted" : "NOT muted";
-    element("banner").textContent = `That did not reach serkit: as far as known the microphone is ${what}.`;
-    element("banner").hidden = false;
+    showBanner(`That did not reach serkit: as far as known the microphone is ${what}.`);
   }
   muting = false;
   element("mute").removeAttribute("aria-busy");
