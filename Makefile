@@ -40,5 +40,6 @@ $(EDGE)/.installed: pyproject.toml
 $(FULL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/pip install --quiet --upgrade 'pip>=25.1'
-	$(FULL)/bin/pip install --quiet --editable '.[train,jax,sweep,reference,tflite-runtime,mqtt,prometheus]' --group dev
+	$(FULL)/bin/pip install --quiet --group dev \
+	    --editable '.[train,jax,sweep,reference,tflite-runtime,mqtt,prometheus,web]'
 	touch $@

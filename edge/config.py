@@ -12,6 +12,7 @@ from serkit.edge.sinks import Sink
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
 from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
 from serkit.edge.sinks.prometheus import Prometheus, PrometheusSettings
+from serkit.edge.sinks.web import WebPage, WebSettings
 from serkit.edge.vad import VadSettings
 
 
@@ -25,6 +26,7 @@ class Config:
         json_lines: Events to a file.
         mqtt: Events to an MQTT broker and Home Assistant.
         prometheus: Metrics for Prometheus.
+        web: The live web page.
     """
 
     decision: DecisionSettings = field(default_factory=DecisionSettings)
@@ -32,6 +34,7 @@ class Config:
     json_lines: JsonLinesSettings | None = None
     mqtt: MqttSettings | None = None
     prometheus: PrometheusSettings | None = None
+    web: WebSettings | None = None
 
     def sinks(self) -> list[Sink]:
         """The sinks whose tables the file has, not started.
@@ -46,6 +49,8 @@ class Config:
             sinks.append(Mqtt(self.mqtt))
         if self.prometheus is not None:
             sinks.append(Prometheus(self.prometheus))
+        if self.web is not None:
+            sinks.append(WebPage(self.web))
         return sinks
 
 

@@ -22,7 +22,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(serkit.__path__, "serkit.
 
 
 def sources() -> set[str]:
-    kept = {".py", ".toml", ".tflite", ".minisig", ".pub", ".flac", ".json"}
+    kept = {".py", ".toml", ".tflite", ".minisig", ".pub", ".flac", ".json", ".html", ".css", ".js", ".svg"}
     return {
         str(p.relative_to(ROOT))
         for folder in FOLDERS
