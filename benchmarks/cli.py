@@ -263,6 +263,37 @@ def sessions(
             )
 
 
+@bench.command()
+@click.option("--restarts", type=click.IntRange(1), default=10, show_default=True, help="Of a private sound server.")
+@click.option("--every", type=click.FloatRange(15), default=30.0, show_default=True, help="Seconds between them.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@as_json
+def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> None:
+    """How soon the microphone is back after its sound server died, and what that leaves behind. Needs PulseAudio.
+
+    \b
+    Example:
+      serkit bench reconnect --restarts 3
+    """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    from serkit.benchmarks.reconnect import reconnect as measure
+    from serkit.train.results import write_results
+
+    rows = measure(restarts, every)
+    if out is not None:
+        write_results(out, "reconnect", rows)
+    for row in rows:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        else:
+            back = "did not come back" if row["recovery_s"] is None else f"back after {row['recovery_s']:.2f} s"
+            click.echo(
+                f"restart {row['restart']:>3}: {back}, {'noticed' if row['noticed'] else 'not noticed'}, "
+                f"{row['threads']} threads, {row['file_handles']} open files, {row['rss_kb']} kB"
+            )
+
+
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about RUNS there; report.html by default.")

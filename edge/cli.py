@@ -152,6 +152,7 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
         sys.exit(1)
 
 
+_web = click.option("--web", is_flag=True, help="Also show a live page at http://127.0.0.1:8765/ ([web] changes that).")
 _preset = click.option("--preset", help="driver, assistant or research, instead of the configuration's.")
 
 
@@ -163,7 +164,11 @@ _preset = click.option("--preset", help="driver, assistant or research, instead 
 @_threads
 @as_json
 @_preset
-@click.option("--config", type=click.Path(path_type=Path), help="TOML: preset, [decision] and the sinks' tables.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML: preset, [decision], [vad] and the sinks' tables."
+)
+@_web
+@click.option("--record", type=click.Path(path_type=Path), help="Write all audio that is heard to this new file.")
 @_block_size
 @click.option("--speed", type=click.Choice(["realtime", "max"]), default="max", show_default=True, help="Of a file.")
 @click.option(
@@ -187,7 +192,7 @@ def listen(
     \b
     Examples:
       serkit listen
-      serkit listen --preset driver
+      serkit listen --preset driver --web
       serkit listen --input drive.wav --json
       arecord -f S16_LE -r 16000 | serkit listen --input - --json
     """
@@ -219,6 +224,7 @@ def listen(
 @_threads
 @as_json
 @_preset
+@_web
 @_block_size
 @click.option(
     "--speed",
@@ -240,12 +246,31 @@ def demo(as_json: bool, speed: str, **options: Any) -> None:
     _show(clip, "the demo clip", as_json, realtime=speed == "realtime", **options)
 
 
-def _show(source: Any, title: str, as_json: bool, **options: Any) -> None:
+def _show(
+    source: Any,
+    title: str,
+    as_json: bool,
+    *,
+    web: bool,
+    preset: str | None,
+    config: Path | None = None,
+    **options: Any,
+) -> None:
     """Listen, and put the events on standard output."""
+    from dataclasses import replace
+
+    from serkit.edge.config import read_config
     from serkit.edge.events import to_json
     from serkit.edge.listener import listen as open_listener
+    from serkit.edge.sinks.web import WebPage, WebSettings
 
-    with open_listener(source, **options) as listener:
+    settings = read_config(config, preset)
+    if web and settings.web is None:
+        settings = replace(settings, web=WebSettings())
+    with open_listener(source, config=settings, **options) as listener:
+        for sink in listener.sinks:
+            if isinstance(sink, WebPage):  # the link may hold a token, so it is no event
+                click.echo(f"serkit: the live page is at {sink.link}", err=True)
         if hasattr(signal, "SIGUSR1"):  # `kill -USR1` mutes, and again hears
             signal.signal(signal.SIGUSR1, lambda *_: listener.mute(not listener.muted))
         if as_json:

@@ -19,6 +19,7 @@ from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision
 from serkit.edge.errors import AudioError
 from serkit.edge.events import Event
+from serkit.edge.recorder import Recorder
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
@@ -57,6 +58,8 @@ class Listener:
     Attributes:
         recognizer: The model that hears.
         answers: What an event's ``emotion`` can be, in display order.
+        sinks: Where events go.
+        gate: What judges whether somebody speaks; None where levels alone do.
         health: Counters.
 
     Raises:
@@ -71,16 +74,18 @@ class Listener:
         gate: VoiceGate | None = None,
         *,
         sinks: Sequence[Sink] = (),
+        recorder: Recorder | None = None,
         realtime: bool = False,
     ) -> None:
         self.recognizer = recognizer
         self.health = Health()
         self._source = source
-        self._sinks = list(sinks)
+        self.sinks = list(sinks)
+        self._recorder = recorder
         self._realtime = realtime
         self.answers = decision.answers
         self._decision = decision
-        self._gate = gate
+        self.gate = gate
         self._muted = threading.Event()
         self._arrived = 0.0  # monotonic time of the newest block
         self._started: list[Sink] = []
@@ -96,7 +101,7 @@ class Listener:
 
     def __enter__(self) -> Self:
         try:
-            for sink in self._sinks:
+            for sink in self.sinks:
                 self._started.append(sink)
                 sink.start(self)
         except BaseException:  # nobody calls __exit__ then
@@ -112,6 +117,8 @@ class Listener:
     def close(self) -> None:
         """Let go of the source and the sinks; a second call does nothing."""
         self._source.close()
+        if self._recorder is not None:
+            self._recorder.close()
         while self._started:
             self._started.pop().close()
 
@@ -124,7 +131,7 @@ class Listener:
     def _events(self) -> Iterator[Event]:
         """What is decided on, and between it what happened to the source and the sinks."""
         time_s, muted = 0.0, False
-        for window in self.recognizer.windows(self._blocks(), self._gate):
+        for window in self.recognizer.windows(self._blocks(), self.gate):
             time_s = window.time_s
             for message in self._notices():
                 yield self._status(time_s, message)
@@ -133,7 +140,7 @@ class Listener:
                 yield self._status(time_s, "muted" if muted else "no longer muted")
                 self._decision.forget()
             self.health.windows += 1
-            self.health.scored += window.probabilities is not None
+            self.health.scored += window.probabilities is not None and not muted
             if muted:
                 events = [Event(time_s=time_s, kind="silence", model=self.recognizer.bundle.name, message="muted")]
             else:
@@ -154,10 +161,15 @@ class Listener:
         for block in paced(self._source, rate) if self._realtime else self._source:
             self._arrived = time.monotonic()
             self.health.audio_s += len(block) / rate
-            yield np.zeros_like(block) if self.muted else block
+            heard = np.zeros_like(block) if self.muted else block
+            if self._recorder is not None:
+                self._recorder.push(heard)
+            yield heard
 
     def _notices(self) -> Iterator[str]:
         yield from iter(self._source.notice, None)
+        if self._recorder is not None:
+            yield from iter(self._recorder.notice, None)
         for sink in self._started:
             for message in iter(sink.notice, None):
                 yield f"{sink.name}: {message}"
@@ -179,6 +191,8 @@ def listen(
     threads: int = 1,
     realtime: bool = False,
     sinks: Sequence[Sink] = (),
+    record: Path | None = None,
+    wait: bool = False,
 ) -> Listener:
     """Open everything continuous detection needs; use the result as a context manager and iterate over its events.
 
@@ -193,6 +207,8 @@ def listen(
         threads: Of one inference.
         realtime: Hand a file's audio out no faster than it was spoken.
         sinks: More places for the events than the configuration names.
+        record: New audio file for all that is heard. Without it, audio is never written anywhere.
+        wait: Where there is no microphone yet, hear silence and keep trying.
 
     Raises:
         SerkitError: Source, model or a setting cannot be used.
@@ -210,9 +226,14 @@ def listen(
     elif source == "mic":
         from serkit.edge.microphone import Microphone
 
-        opened = Microphone(rate, block_size, device=device)
+        opened = Microphone(rate, block_size, device=device, wait=wait)
     elif source == "-":
         opened = PipeSource(rate, block_size)
     else:
         opened = FileSource(source, rate, block_size)
-    return Listener(recognizer, opened, decision, gate, sinks=all_sinks, realtime=realtime)
+    try:
+        recorder = None if record is None else Recorder(record, rate)
+    except AudioError:
+        opened.close()
+        raise
+    return Listener(recognizer, opened, decision, gate, sinks=all_sinks, recorder=recorder, realtime=realtime)

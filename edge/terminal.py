@@ -59,7 +59,8 @@ def show_events(listener: Listener, title: str) -> None:
     """A live view where stdout is a terminal, else one line per event."""
     console = Console()
     bundle, engine = listener.recognizer.bundle, listener.recognizer.engine.name
-    heading = f"{bundle.name} ({bundle.format}, {engine}) hears {title}; Ctrl-C ends"
+    gate = "levels" if listener.gate is None else listener.gate.detector_name
+    heading = f"{bundle.name} ({bundle.format}, {engine}) hears {title}, speech by {gate}; Ctrl-C ends"
     if not console.is_terminal:
         print(heading, flush=True)
         for event in listener:

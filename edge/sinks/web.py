@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serkit.edge.errors import MissingExtraError, SettingsError
@@ -70,7 +70,7 @@ class WebPage(Sink):
     Attributes:
         settings: As given.
         address: Where the page is, without the token; None before `start`.
-        token: What opens it; None where none is needed.
+        token: What opens it, as ``address?token=...``; None where none is needed. No event ever holds it.
     """
 
     name = "web"
@@ -108,17 +108,17 @@ class WebPage(Sink):
         )
         self._thread.start()
         running.wait(_START_S)
-        if self.token is None:
-            self._notices.append(f"the page is at {self.address}")
-        elif self.settings.token is None:
-            self._notices.append(f"the page is at {self.address}?token={self.token} until the next start")
-        else:
-            self._notices.append(f"the page is at {self.address}?token=... with the token of the settings")
+        self._notices.append(f"the page is at {self.address}")
+
+    @property
+    def link(self) -> str | None:
+        """What to open: the address, with the token unless that is in the settings; None before `start`."""
+        if self.token is None or self.address is None or self.settings.token is not None:
+            return self.address
+        return f"{self.address}?token={self.token}"
 
     def send(self, event: Event) -> None:
         """Hand an event to the server's thread; nothing before `start` and after `close`."""
-        if event.message and self.token and self.token in event.message:
-            event = replace(event, message=event.message.replace(self.token, "..."))  # the page is there to be shown
         if self._server is not None:
             self._server.publish(event)
 

@@ -45,5 +45,5 @@ def test_a_terminal_is_redrawn_and_a_pipe_gets_lines(speech: np.ndarray, monkeyp
     monkeypatch.setattr("serkit.edge.terminal.Console", lambda: Console(file=screen, width=120, force_terminal=True))
     with serkit.listen(lambda rate: FakeSource(speech, rate, 512), config=BY_LEVEL) as listener:
         show_events(listener, "a test")
-    assert "hears a test; Ctrl-C ends" in screen.getvalue()
+    assert "hears a test, speech by level; Ctrl-C ends" in screen.getvalue()
     assert "█" in screen.getvalue()

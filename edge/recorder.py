@@ -1,0 +1,81 @@
+"""What is heard, written to a file: only where somebody asked for it in so many words (``--record``)."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from serkit.edge.errors import AudioError
+
+_QUEUE_BLOCKS = 1000  # kept while the disk is busy; about half a minute
+_CLOSE_S = 2.0
+
+
+class Recorder:
+    """Writes from a thread of its own: a disk that is full or hangs ends the recording, not the listening.
+
+    Args:
+        path: New file; its suffix chooses the format, such as ``.flac`` or ``.wav``.
+        sample_rate: Hz.
+
+    Raises:
+        AudioError: The file exists already, its folder does not, or the suffix is no audio format's.
+    """
+
+    def __init__(self, path: Path, sample_rate: int) -> None:
+        if path.exists():
+            raise AudioError(f"{path}: exists already; give a new name to --record")
+        if path.suffix[1:].upper() not in soundfile.available_formats():
+            raise AudioError(f"{path}: {path.suffix or 'no suffix'} is no audio format; name it .flac or .wav")
+        try:
+            self._file = soundfile.SoundFile(path, "w", sample_rate, 1)
+        except (soundfile.LibsndfileError, OSError) as error:
+            reason = getattr(error, "error_string", None) or error
+            raise AudioError(f"{path}: cannot be written ({reason}); check the folder") from None
+        self.path = path
+        self._ended = False
+        self._notices: deque[str] = deque()
+        self._queue: queue.Queue[npt.NDArray[np.float32] | None] = queue.Queue(_QUEUE_BLOCKS)  # None: no more
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="serkit-recorder", daemon=True)
+        self._thread.start()
+
+    def push(self, block: npt.NDArray[np.float32]) -> None:
+        """Take a block, mono float32; returns at once."""
+        if self._ended:
+            return
+        try:
+            self._queue.put_nowait(block)
+        except queue.Full:
+            self._stop("the disk is too slow")
+
+    def notice(self) -> str | None:
+        """Why the recording ended, once."""
+        return self._notices.popleft() if self._notices else None
+
+    def close(self) -> None:
+        """Write what is queued; a second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            with contextlib.suppress(queue.Full):  # then the disk hangs, and waiting does not help
+                self._queue.put(None, timeout=_CLOSE_S / 2)
+            thread.join(_CLOSE_S / 2)
+
+    def _stop(self, why: str) -> None:
+        self._ended = True
+        self._notices.append(f"recording to {self.path} ended: {why}")
+
+    def _run(self) -> None:
+        with self._file:
+            while (block := self._queue.get()) is not None:
+                try:
+                    self._file.write(block)
+                except (soundfile.LibsndfileError, OSError) as error:
+                    reason = getattr(error, "error_string", None) or error
+                    return self._stop(f"it cannot be written ({reason})")
