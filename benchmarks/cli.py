@@ -294,6 +294,42 @@ def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> N
             )
 
 
+@bench.command()
+@click.option("--hours", type=click.FloatRange(0.01), default=8.0, show_default=True, help="Of audio.")
+@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@as_json
+def endurance(hours: float, model: str, out: Path | None, as_json: bool) -> None:
+    """Hours of listening, faster than real time: windows missed, events written, memory and handles.
+
+    \b
+    Example:
+      serkit bench endurance --hours 1
+    """
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    import tempfile
+
+    from serkit.benchmarks.endurance import endurance as measure
+    from serkit.train.results import write_results
+
+    def shown(row: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps({"schema": 1, **row}))
+        else:
+            lines = f", {row['lines']} events written" if "lines" in row else ""
+            click.echo(
+                f"{row['audio_s'] / 3600:5.2f} h at {row['times_realtime']:.0f} x real time: "
+                f"{row['windows']} windows of {row['expected_windows']}{lines}; "
+                f"{row['rss_kb']} kB, {row['threads']} threads, {row['file_handles']} open files"
+            )
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(hours, Path(folder), model, shown)
+    if out is not None:
+        write_results(out, "endurance", rows)
+
+
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page about RUNS there; report.html by default.")

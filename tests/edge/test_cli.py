@@ -208,7 +208,7 @@ def test_configuration_changes_the_decision(wav: Path, tmp_path: Path) -> None:
         ("decision = 3", "a table of settings is needed"),
         ("[decision]\nstay_s = true", "a number is needed"),
         ('preset = "pilot"', "no preset 'pilot'; choose one of assistant, driver, research"),
-        ("[mqtt]\n", "'mqtt'"),
+        ("[mqtt]\nport = 0\n", "port is 0; it needs 1 to 65535"),
         ("x", "not TOML"),
     ):
         config.write_text(text)

@@ -15,7 +15,7 @@ def test_a_sink_that_does_not_start_leaves_nothing_open(
     closed: list[str] = []
     monkeypatch.setattr(listener._source, "close", lambda: closed.append("source"))
     good, bad = (JsonLines(JsonLinesSettings(path=str(tmp_path / p))) for p in ("e.jsonl", "missing/e.jsonl"))
-    listener._sinks = [good, bad]
+    listener.sinks = [good, bad]
     with pytest.raises(SettingsError, match="cannot be written"), listener:
         raise AssertionError("not reached")
     assert closed == ["source"]
