@@ -221,9 +221,7 @@ def hear(recognizer: Recognizer, session: Session) -> Heard:
 def replay(heard: Heard, bundle: Bundle, settings: DecisionSettings) -> list[Event]:
     """The events that these settings make of a session."""
     decision = Decision(bundle.labels, bundle.name, settings)
-    return [
-        e for w in heard.windows for e in decision.window(w.time_s, w.probabilities, w.speech_ratio)
-    ] + decision.end()
+    return [e for w in heard.windows for e in decision.window(w.time_s, w.probabilities)] + decision.end()
 
 
 def raw(settings: DecisionSettings) -> DecisionSettings:
@@ -443,8 +441,8 @@ def figures(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) 
 LIMITS = (
     ("emotion", "flips_per_minute", 2.0, 0.05),
     ("emotion", "delay_median_s", 1.5, 0.01),
-    ("neutral", "false_alarms_per_hour", 1.0, 0.01),
-    ("noise", "false_alarms_per_hour", 0.25, 0.01),
+    ("neutral", "false_alarms_per_hour", 1.0, 0.02),
+    ("noise", "false_alarms_per_hour", 0.25, 0.02),
 )
 
 
@@ -476,15 +474,15 @@ def tune(
     """
     rng = np.random.default_rng([seed, 4])
     choices: dict[str, Sequence[float]] = {
-        "stay_s": (5, 10, 20, 40, 80),
+        "stay_s": (5, 10, 20, 40, 80, 160),
         "evidence": (0.1, 0.2, 0.3, 0.4, 0.6, 1.0),
         "memory_s": (1, 2, 4),
-        "enter": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+        "enter": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
         "leave": (0.1, 0.2, 0.3, 0.5, 0.7),
         "patience_s": (0, 0.5, 1),
         "min_duration_s": (0, 4, 8),
         "refractory_s": (0, 5, 10),
-        "prior": (0.3, 0.4, 0.5, 0.6),
+        "prior": (0.2, 0.3, 0.4, 0.5, 0.6),
     }
 
     def made(values: dict[str, float]) -> DecisionSettings:

@@ -4,8 +4,7 @@ A pure state machine over time. Probabilities of the model's labels are first ad
 (``driver`` tells four apart). What they say from window to window is put together by the forward algorithm of a hidden
 Markov model (Rabiner, "A tutorial on hidden Markov models", 1989) whose states are the classes: one lasts ``stay_s`` on
 average and gives way to any class by its ``prior``; a window speaks for a class by its probability over that prior, to
-the power of ``evidence`` (overlapping windows say much the same) times its share of speech (one that holds little says
-little). With the probabilities that come out, an answer
+the power of ``evidence``, since overlapping windows say much the same. With the probabilities that come out, an answer
 
 - *starts* when its class leads with at least ``enter`` for ``patience_s``,
 - *holds* while its class keeps at least ``leave`` and no other starts, but for ``min_duration_s`` in any case,
@@ -225,20 +224,19 @@ class Decision:
         """End what is on, as a long pause does."""
         self._posterior: Probabilities | None = None  # of each answer, (n_answers,)
         self._latest: Probabilities = np.zeros(len(self._labels))  # of the labels, in the newest window
-        self._weight = 0.0  # of the utterance's windows
+        self._n = 0  # windows of the utterance
         self._began_s = math.nan  # of the utterance
         self._current: int | None = None
         self._since_s = 0.0
         self._leader: int | None = None
         self._leads_since_s = 0.0
 
-    def window(self, time_s: float, probabilities: Probabilities | None, speech_ratio: float = 1.0) -> list[Event]:
+    def window(self, time_s: float, probabilities: Probabilities | None) -> list[Event]:
         """The events of one window: one, but for ``per_utterance``, where there may be none or two.
 
         Args:
             time_s: Its end; later than the one before.
             probabilities: ``(n_labels,)``, or None where nobody speaks.
-            speech_ratio: Share of it that holds speech, more than 0: its weight.
         """
         step_s = 0.0 if self._previous_s is None else time_s - self._previous_s
         self._previous_s = time_s
@@ -247,14 +245,14 @@ class Decision:
         if math.isnan(self._began_s):
             self._began_s = time_s
         self._spoke_s = time_s
-        self._take(probabilities, step_s, speech_ratio)
+        self._take(probabilities, step_s)
         if not self._settings.per_utterance:
             return [self._event(time_s, self._step(time_s))]
         return self.end() if time_s - self._began_s >= self._settings.max_utterance_s else []
 
     def end(self) -> list[Event]:
         """What is left to say when the stream ends: the answer to an utterance that was going on."""
-        if not (self._settings.per_utterance and self._weight):
+        if not (self._settings.per_utterance and self._n):
             return []
         event = self._event(self._spoke_s, self._utterance())
         self.forget()
@@ -267,12 +265,12 @@ class Decision:
         self.forget()
         return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
 
-    def _take(self, probabilities: Probabilities, step_s: float, speech_ratio: float) -> None:
+    def _take(self, probabilities: Probabilities, step_s: float) -> None:
         """Put a window together with what was heard before it."""
         s = self._settings
-        self._weight += speech_ratio
+        self._n += 1
         if s.per_utterance:
-            self._latest = self._latest + (probabilities - self._latest) * speech_ratio / self._weight
+            self._latest = self._latest + (probabilities - self._latest) / self._n
             self._posterior = self._members @ self._latest
             return
         self._latest = probabilities
@@ -280,7 +278,7 @@ class Decision:
         before = self._prior if self._posterior is None else self._posterior
         predicted = (1 - change) * before + change * self._prior
         heard = np.maximum(self._members @ probabilities, _LEAST) / self._prior
-        joint = predicted * heard ** (s.evidence * speech_ratio)
+        joint = predicted * heard**s.evidence
         self._posterior = joint / joint.sum()
 
     @property

@@ -144,7 +144,7 @@ class Listener:
             if muted:
                 events = [Event(time_s=time_s, kind="silence", model=self.recognizer.bundle.name, message="muted")]
             else:
-                events = self._decision.window(time_s, window.probabilities, window.speech_ratio)
+                events = self._decision.window(time_s, window.probabilities)
             for event in events:
                 self.health.latency_ms = 1000 * (time.monotonic() - self._arrived)
                 yield replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
