@@ -326,11 +326,11 @@ def _needless(said: Sequence[_Run], shown: Sequence[_Run]) -> int:
     begins = [e.start_s for e in shown]
     right = {i for i, e in enumerate(shown) for r in said if r.answer == e.answer and r.start_s < e.start_s < r.end_s}
     n = 0
-    for r in said[1:]:
+    for k, r in enumerate(said):
         i = int(np.searchsorted(begins, r.start_s, side="right")) - 1
         if i >= 0 and i not in right and r.answer == shown[i].answer:
             right.add(i)
-        else:
+        elif k:  # the first answer of all changes nothing
             n += 1
     return n
 

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from serkit.benchmarks import sessions
+from serkit.benchmarks.sessions import Heard, Session, Speech
+from serkit.edge.decision import DecisionSettings, read_preset
+from serkit.edge.stream import ScoredWindow
+from serkit.train.corpora import Utterance, read_corpus
+
+RATE = 16000
+LABELS = ("neutral", "happy", "sad", "angry", "fearful")
+BUNDLE = SimpleNamespace(labels=LABELS, name="oracle")
+DRIVER = replace(read_preset("driver"), stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5)
+
+
+def heard(speech: list[Speech], said: dict[float, str], end_s: float, kind: str = "emotion") -> Heard:
+    """A session through a model that says what it is told from a time on, twice a second."""
+    windows = []
+    for t in np.arange(0.5, end_s, 0.5):
+        label = next((said[s] for s in sorted(said, reverse=True) if s <= t), None)
+        p = None if label in (None, "") else np.where(np.array(LABELS) == label, 0.9, 0.025)
+        windows.append(ScoredWindow(float(t), 1.0, -20.0, p))
+    clips = [np.where(np.array(LABELS) == s.emotion, 0.9, 0.025) for s in speech if s.emotion is not None]
+    session = Session(kind, "v", "quiet", np.empty(0, np.float32), tuple(speech))
+    return Heard(session, end_s, tuple(windows), np.reshape(clips, (len(clips), len(LABELS))))
+
+
+SPEECH = [Speech(10, 20, "neutral"), Speech(25, 35, "angry"), Speech(40, 50, "sad")]
+
+
+def test_an_oracle_is_right_at_once_and_never_flips() -> None:
+    h = heard(SPEECH, {10: "neutral", 20: "", 25: "angry", 35: "", 40: "sad", 50: ""}, 60)
+    row = sessions.score_emotion([h], BUNDLE, DRIVER)
+    assert (row["frame_uar"], row["clip_uar"], row["event_f1"]) == (1.0, 1.0, 1.0)
+    assert (row["delay_median_s"], row["flips_per_minute"], row["asked_per_minute"]) == (0.0, 0.0, 2.0)
+
+
+def test_coming_late_costs_delay_and_frames() -> None:
+    h = heard(SPEECH, {10: "neutral", 28: "angry", 35: "", 40: "neutral", 42: "sad", 50: ""}, 60)
+    row = sessions.score_emotion([h], BUNDLE, DRIVER)
+    assert row["delay_median_s"] == 2.5
+    assert row["frame_uar"] == pytest.approx((1 + 0.7 + 0.8) / 3, abs=0.01)
+    assert row["flips_per_minute"] == 1.0  # back to calm in between: nobody asked for that
+    assert row["event_f1"] == 1.0
+
+
+def test_needless_changes_are_flips_and_false_starts() -> None:
+    said = {10: "neutral", 13: "angry", 15: "neutral", 25: "angry", 35: "", 40: "sad", 50: ""}
+    row = sessions.score_emotion([heard(SPEECH, said, 60)], BUNDLE, DRIVER)
+    assert row["flips_per_minute"] == 2.0
+    assert (row["event_precision"], row["event_recall"]) == (pytest.approx(2 / 3, abs=1e-3), 1.0)
+
+
+def test_what_is_never_said_is_not_found() -> None:
+    row = sessions.score_emotion([heard(SPEECH, {10: "neutral"}, 60)], BUNDLE, DRIVER)
+    assert (row["event_f1"], row["delay_median_s"]) == (0.0, None)
+    assert row["frame_uar"] == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_an_alarm_is_counted_once_however_long_it_lasts() -> None:
+    calm = [Speech(0, 3600, None)]
+    h = heard(
+        calm, {1: "neutral", 600: "angry", 660: "neutral", 900: "sad", 905: "angry", 910: "neutral"}, 3600, "neutral"
+    )
+    row = sessions.score_alarms([replace(h, clips=np.empty((0, 5)))], BUNDLE, DRIVER)
+    assert row["false_alarms_per_hour"] == 3.0
+    assert row["scored_share"] == pytest.approx(1, abs=1e-3)
+
+
+def test_raw_is_every_windows_argmax_over_the_same_classes() -> None:
+    raw = sessions.raw(read_preset("driver"))
+    assert set(raw.classes) == set(read_preset("driver").classes)
+    h = heard(SPEECH, {10: "happy", 12: "angry", 12.5: "fearful", 13: "sad", 14: ""}, 20)
+    assert [e.answer for e in sessions.replay(h, BUNDLE, raw)][19:28] == [
+        "calm", "calm", "calm", "calm", "angry", "fearful", "distressed", "distressed", "silence"
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def utterances(corpus: Path) -> list[Utterance]:
+    return [u for u in read_corpus("ravdess", corpus) if u.speaker in ("1", "2")]
+
+
+def test_a_session_is_what_its_timeline_says_and_the_seed_makes_it(utterances: list[Utterance]) -> None:
+    def made(seed: int) -> list[Session]:
+        return list(sessions.emotion_sessions(utterances, 1.0, [None], RATE, seed))
+
+    first = made(3)
+    assert [s.voice for s in first] == ["ravdess/1", "ravdess/2"]
+    for session in first:
+        assert len(session.samples) >= 30 * RATE
+        spoken = np.zeros(len(session.samples), bool)
+        for s in session.speech:
+            piece = session.samples[int(s.start_s * RATE) : int(s.end_s * RATE)]
+            assert np.sqrt(np.mean(np.square(piece))) > 0.02
+            spoken[int(s.start_s * RATE) : int(s.end_s * RATE) + 1] = True
+        assert np.sqrt(np.mean(np.square(session.samples[~spoken]))) < 0.001
+        assert all(a.end_s < b.start_s for a, b in zip(session.speech, session.speech[1:], strict=False))
+    assert all(np.array_equal(a.samples, b.samples) for a, b in zip(first, made(3), strict=True))
+    assert not np.array_equal(first[0].samples, made(4)[0].samples)
+
+
+def test_a_bed_of_noise_has_its_ratio_to_the_speech(utterances: list[Utterance], tmp_path: Path) -> None:
+    kind = tmp_path / "hum"
+    kind.mkdir()
+    rng = np.random.default_rng(0)
+    soundfile.write(kind / "hum.wav", 0.1 * rng.standard_normal(5 * RATE), RATE)
+    one = [u for u in utterances if u.speaker == "1"]
+    (quiet,) = sessions.emotion_sessions(one, 0.5, [None], RATE, 0)
+    (noisy,) = sessions.emotion_sessions(one, 0.5, [(kind, 20.0)], RATE, 0)
+    where = np.concatenate([np.arange(int(s.start_s * RATE), int(s.end_s * RATE)) for s in quiet.speech])
+    speech, noise = quiet.samples[where], (noisy.samples - quiet.samples)[: len(quiet.samples)][where]
+    assert 10 * np.log10(np.mean(np.square(speech)) / np.mean(np.square(noise))) == pytest.approx(20, abs=0.5)
+    assert noisy.bed == "hum 20 dB"
+
+
+def test_tuning_finds_settings_that_lose_less() -> None:
+    h = [
+        heard(SPEECH, {10: "neutral", 13: "angry", 13.5: "neutral", 25: "angry", 35: "", 40: "sad", 50: ""}, 60),
+        replace(
+            heard([Speech(0, 600, None)], {1: "neutral", 60: "angry", 60.5: "neutral"}, 600, "neutral"),
+            clips=np.empty((0, 5)),
+        ),
+        replace(heard([], {}, 600, "noise"), clips=np.empty((0, 5))),
+    ]
+    found, least = sessions.tune(h, BUNDLE, DRIVER, 30, 0, range(30))
+    assert (
+        least
+        == sessions.loss(h, BUNDLE, found)
+        <= sessions.loss(h, BUNDLE, DecisionSettings(classes=DRIVER.classes, resting="calm"))
+    )
+    assert found.classes.keys() == DRIVER.classes.keys()
+
+
+@pytest.mark.data
+def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
+    from serkit.edge.bundle import read_bundle
+
+    bundle = read_bundle("default")
+    test, tuned = (sessions.material(bundle, data, side) for side in ("test", "tune"))
+    voices = [{u.voice for u in (*m.utterances, *m.neutral)} for m in (test, tuned)]
+    assert not voices[0] & voices[1]
+    assert not voices[0] & set(bundle.info["learned_from"]["voices"])
+    assert not {"car", "babble", "street", "transport"} & {d.name for d in tuned.noises}
+    assert {"car", "babble", "street", "transport"} <= {d.name for d in test.noises}
