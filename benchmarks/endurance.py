@@ -72,11 +72,11 @@ def endurance(hours: float, folder: Path, model: str, shown: Callable[[dict[str,
             }
 
         for event in listener:
-            if event.kind != "status" and event.time_s >= _ROW_S * (len(rows) + 1):
+            if event.kind != "status" and _ROW_S * (len(rows) + 1) <= event.time_s < 3600 * hours - 1:
                 rows.append(row(event.time_s))
                 shown(rows[-1])
         rows.append(row(source.n_samples / f.sample_rate))
         rows[-1]["expected_windows"] = n_windows(1 + (source.n_samples - f.win_length) // f.hop_length, w)
-    rows[-1]["lines"] = sum(1 for _ in file.open("rb"))
+    rows[-1]["lines"] = file.read_bytes().count(b"\n")
     shown(rows[-1])
     return rows

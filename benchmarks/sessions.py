@@ -459,13 +459,13 @@ def loss(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> 
 def tune(
     heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, trials: int, seed: int, progress: Iterable[int]
 ) -> tuple[DecisionSettings, float]:
-    """Search the numbers of a preset: at random first, then around the best, one number after the other.
+    """Search the numbers of a preset: from where it stands and at random first, then around the best.
 
     Args:
         heard: Sessions of the ``tune`` side.
         bundle: The model that heard them.
         settings: Whose classes and resting class stay as they are.
-        trials: Settings tried; the last third refines.
+        trials: Settings tried; the second half refines, one or two numbers at a time.
         seed: Of the search.
         progress: Counts the trials, such as ``rich.progress.track(range(trials))``.
 
@@ -492,13 +492,13 @@ def tune(
         numbers = {k: float(v) for k, v in values.items() if k != "prior"}
         return replace(settings, **numbers | {"leave": min(numbers["leave"], numbers["enter"])}, classes=classes)  # type: ignore[arg-type]
 
-    best: tuple[float, dict[str, float]] = (np.inf, {})
+    first = {n: float(getattr(settings, n)) for n in choices if n != "prior"}
+    given = settings.classes[settings.resting].prior if settings.resting in settings.classes else None
+    first["prior"] = 1 / max(1, len(settings.classes)) if given is None else given
+    best = (loss(heard, bundle, made(first)), first)
     for i in progress:
-        if i < trials * 2 // 3:
-            values = {name: float(rng.choice(c)) for name, c in choices.items()}
-        else:
-            name = list(choices)[rng.integers(len(choices))]
-            values = best[1] | {name: float(rng.choice(choices[name]))}
+        names = list(choices) if i < trials // 2 else rng.choice(list(choices), rng.integers(1, 3), replace=False)
+        values = best[1] | {name: float(rng.choice(choices[name])) for name in names}
         if values != best[1]:
             best = min(best, (loss(heard, bundle, made(values)), values), key=lambda pair: pair[0])
     return made(best[1]), best[0]
