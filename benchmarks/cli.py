@@ -241,7 +241,7 @@ def sessions(
     rows = [
         {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}
         for name, way in ways.items()
-        for row in job.figures(heard, bundle, way)
+        for row in job.figures(heard, bundle, way, settings.resting)
     ]
     if out is not None:
         write_results(out, "sessions", rows)
@@ -251,15 +251,17 @@ def sessions(
             click.echo(json.dumps({"schema": 1, **row}))
         elif row["sessions"] == "emotion":
             click.echo(
-                f"{row['decision']:<11} {row['bed'] or 'all':<14} {row['minutes']:5.1f} min  "
+                f"{row['decision']:<11} {'emotion, ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
                 f"frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
-                f"delay {row['delay_median_s']} s  {row['flips_per_minute']:.1f} flips per min"
+                f"delay {row['delay_median_s']} s of {row['event_recall']:.0%} found  "
+                f"{row['flips_per_minute']:.1f} flips per min"
             )
         else:
-            where = row["sessions"] if row["bed"] is None else row["bed"]
+            where = f"{row['sessions']}, {row['bed'] or 'all'}"
             click.echo(
-                f"{row['decision']:<11} {where:<14} {row['minutes']:5.1f} min  "
-                f"{row['false_alarms_per_hour']:.1f} false alarms per hour, model asked in {row['scored_share']:.0%}"
+                f"{row['decision']:<11} {where:<20} {row['minutes']:5.1f} min  "
+                f"{row['alarms']} false alarms, {row['false_alarms_per_hour']:.1f} per hour "
+                f"(at most {row['at_most_per_hour']:.1f}), model asked in {row['scored_share']:.0%}"
             )
 
 

@@ -154,18 +154,20 @@ def _sessions(results: dict[str, dict[str, Any]]) -> list[str]:
         lines += [
             f"`{file['command']}`:",
             "",
-            "| decided by | sessions | minutes | frame UAR | clip UAR | episodes F1 | delay | flips per min | "
-            "false alarms per h | model asked |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| decided by | sessions | minutes | frame UAR | clip UAR | episodes F1 | found | delay | "
+            "flips per min | false alarms, per h (at most) | model asked |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for r in file["rows"]:
             where = r["sessions"] if r["bed"] is None else f"{r['sessions']}, {r['bed']}"
+            where += " (tuned on)" if r.get("test_only") is False and r["bed"] != "quiet" else ""
             if r["sessions"] == "emotion":
                 found = [f"{r['frame_uar']:.3f}", f"{r['clip_uar']:.3f}", f"{r['event_f1']:.2f}"]
                 delay = "" if r["delay_median_s"] is None else f"{r['delay_median_s']:.1f} s"
-                figures = [*found, delay, f"{r['flips_per_minute']:.1f}", "", ""]
+                figures = [*found, f"{r['event_recall']:.0%}", delay, f"{r['flips_per_minute']:.1f}", "", ""]
             else:
-                figures = ["", "", "", "", "", f"{r['false_alarms_per_hour']:.1f}", f"{r['scored_share']:.0%}"]
+                alarms = f"{r['alarms']}, {r['false_alarms_per_hour']:.1f} ({r['at_most_per_hour']:.0f})"
+                figures = ["", "", "", "", "", "", alarms, f"{r['scored_share']:.0%}"]
             lines.append(f"| {' | '.join([r['decision'], where, format(r['minutes'], '.0f'), *figures])} |")
         lines += ["", f"![A session, minute by minute]({name}.png)", ""]
     return lines

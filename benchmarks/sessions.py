@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import chi2
 
 from serkit.edge.affect import AFFECT
 from serkit.edge.audio import read_audio
@@ -42,7 +43,8 @@ GAP_S = (3.0, 10.0)  # between episodes
 FLOOR_DBFS = -70.0  # of a quiet room
 TRIM_DB = 40.0  # what lies this far below an utterance's loudest 25 ms, at its ends, is cut off
 GRID_S = 0.1  # of the frame-level score
-ONSET_S = 2.0  # a detection may start this long before or after its episode
+EARLY_S = 0.5  # a detection may start so long before its episode: one hop
+SAME_S = 3.0  # an answer that comes again within this time has not been away; longer than PAUSE_S, shorter than GAP_S
 
 
 @dataclass(frozen=True)
@@ -161,24 +163,30 @@ def emotion_sessions(
 
 
 def neutral_sessions(
-    utterances: Sequence[Utterance], files: Sequence[Path], minutes: float, sample_rate: int, seed: int
+    utterances: Sequence[Utterance],
+    files: Sequence[Path],
+    minutes: float,
+    beds: Sequence[tuple[Path, float] | None],
+    sample_rate: int,
+    seed: int,
 ) -> Iterator[Session]:
-    """Everyday speech (every file once) and neutral utterances, person after person."""
+    """Everyday speech (every file once per bed) and neutral utterances, person after person."""
     rng = np.random.default_rng([seed, 2])
-    tape = _Tape(rng, sample_rate)
-    for path in files:
-        tape.pause(GAP_S)
-        tape.speak(trimmed(read_audio(path, sample_rate), sample_rate), None)
     by_voice: dict[str, list[Utterance]] = defaultdict(list)
     for u in utterances:
         by_voice[u.voice].append(u)
-    while tape.time_s < 60 * minutes:
-        takes = by_voice[sorted(by_voice)[rng.integers(len(by_voice))]]
-        tape.pause(GAP_S)
-        for i in rng.permutation(len(takes))[: rng.integers(UTTERANCES[0], UTTERANCES[1] + 1)]:
-            tape.speak(trimmed(read_utterance(takes[i], sample_rate), sample_rate), takes[i].emotion)
-            tape.pause(PAUSE_S)
-    yield tape.session("neutral", None, None)
+    for bed in beds:
+        tape = _Tape(rng, sample_rate)
+        for path in files:
+            tape.pause(GAP_S)
+            tape.speak(trimmed(read_audio(path, sample_rate), sample_rate), None)
+        while tape.time_s < 60 * minutes / len(beds):
+            takes = by_voice[sorted(by_voice)[rng.integers(len(by_voice))]]
+            tape.pause(GAP_S)
+            for i in rng.permutation(len(takes))[: rng.integers(UTTERANCES[0], UTTERANCES[1] + 1)]:
+                tape.speak(trimmed(read_utterance(takes[i], sample_rate), sample_rate), takes[i].emotion)
+                tape.pause(PAUSE_S)
+        yield tape.session("neutral", None, bed)
 
 
 def noise_sessions(kinds: Sequence[Path], minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
@@ -221,7 +229,9 @@ def hear(recognizer: Recognizer, session: Session) -> Heard:
 def replay(heard: Heard, bundle: Bundle, settings: DecisionSettings) -> list[Event]:
     """The events that these settings make of a session."""
     decision = Decision(bundle.labels, bundle.name, settings)
-    return [e for w in heard.windows for e in decision.window(w.time_s, w.probabilities)] + decision.end()
+    # an answer counts from when it is given, whatever time it is about
+    events = [replace(e, time_s=w.time_s) for w in heard.windows for e in decision.window(w.time_s, w.probabilities)]
+    return events + decision.end()
 
 
 def raw(settings: DecisionSettings) -> DecisionSettings:
@@ -246,10 +256,10 @@ class _Run:
 
 
 def _runs(spans: Iterable[_Run]) -> list[_Run]:
-    """Neighbours with the same answer become one."""
+    """Neighbours with the same answer become one, unless there was a long time between them."""
     runs: list[_Run] = []
     for span in spans:
-        if runs and runs[-1].answer == span.answer:
+        if runs and runs[-1].answer == span.answer and span.start_s - runs[-1].end_s < SAME_S:
             runs[-1] = _Run(runs[-1].start_s, span.end_s, span.answer)
         else:
             runs.append(span)
@@ -262,17 +272,26 @@ def _answers(events: Sequence[Event], end_s: float) -> list[_Run]:
     return _runs(_Run(t, u, e.answer) for e, (t, u) in zip(events, pairwise(times), strict=True))
 
 
-def score_emotion(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> dict[str, Any]:
+def score_emotion(
+    heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, resting: str | None
+) -> dict[str, Any]:
     """Figures of emotion sessions.
+
+    Args:
+        heard: The sessions.
+        bundle: The model that heard them.
+        settings: The way to decide.
+        resting: The answer that is no alarm, the same for every way that is compared.
 
     Returns:
         ``frame_uar`` (every 0.1 s of speech: does the answer of that moment agree?), ``clip_uar`` (each utterance
         alone, cut from the same audio), ``event_f1`` (an episode, the resting class aside, is found when its answer
-        starts between 2 s before it and 2 s after its end; every other start is a false one), ``delay_median_s`` of
-        those found, ``flips_per_minute`` (changes of the answer, but for the first to the right one in each episode)
-        and ``asked_per_minute`` (changes of emotion).
+        starts within it, or half a second before; every other start is a false one), ``delay_median_s`` of those
+        found and ``delay_median_all_s`` of all (None: most are not found), ``flips_per_minute`` (changes of the
+        answer, "unsure" included, but for the first to the right one in each episode) and ``asked_per_minute``
+        (changes of emotion).
     """
-    to_class, resting = class_of(settings), settings.resting
+    to_class = class_of(settings)
     truth: list[str] = []
     answered: list[str] = []
     clip_truth: list[str] = []
@@ -294,18 +313,20 @@ def score_emotion(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSett
             answered += [runs[i].answer if i >= 0 else "silence" for i in index]
         shown = _runs(_Run(s.start_s, s.end_s, to_class[str(s.emotion)]) for s in speech)
         minutes += h.duration_s / 60
-        said = _runs(r for r in runs if r.answer not in ("silence", "unsure"))
+        said = _runs(r for r in runs if r.answer != "silence")
         asked += len(shown) - 1
         flips += _needless(said, shown)
         episodes = [e for e in shown if e.answer != resting]
-        alarms = [r for r in said if r.answer != resting]
+        alarms = [r for r in said if r.answer not in (resting, "unsure")]
         wanted, started = wanted + len(episodes), started + len(alarms)
         for e in episodes:
-            hits = [r for r in alarms if r.answer == e.answer and e.start_s - ONSET_S <= r.start_s <= e.end_s + ONSET_S]
+            hits = [r for r in alarms if r.answer == e.answer and e.start_s - EARLY_S <= r.start_s < e.end_s]
             if hits:
                 alarms.remove(hits[0])
                 found += 1
                 delays.append(max(0.0, hits[0].start_s - e.start_s))
+    missed = [np.inf] * (wanted - found)
+    of_all = float(np.median(delays + missed)) if wanted else np.inf
     precision, recall = found / max(started, 1), found / max(wanted, 1)
     return {
         "minutes": round(minutes, 1),
@@ -316,6 +337,7 @@ def score_emotion(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSett
         "event_precision": round(precision, 4),
         "event_recall": round(recall, 4),
         "delay_median_s": round(float(np.median(delays)), 2) if delays else None,
+        "delay_median_all_s": round(of_all, 2) if np.isfinite(of_all) else None,
         "flips_per_minute": round(flips / minutes, 2),
         "asked_per_minute": round(asked / minutes, 2),
     }
@@ -340,18 +362,27 @@ def _uar(truth: Sequence[str], answers: Sequence[str]) -> float:
     return round(float(np.mean([np.mean(a[t == c] == c) for c in sorted(set(truth))])), 4)
 
 
-def score_alarms(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> dict[str, Any]:
-    """False alarms per hour of sessions without emotion: starts of an answer that is not resting, neutral or calm."""
-    calm = {settings.resting, "silence", "unsure", "neutral", "calm"}
+def score_alarms(
+    heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, resting: str | None
+) -> dict[str, Any]:
+    """False alarms of sessions without emotion: starts of an answer that is not resting, neutral or calm.
+
+    Returns:
+        ``alarms`` and, per hour, ``false_alarms_per_hour`` and ``at_most_per_hour`` (the exact upper 95 % limit of a
+        Poisson rate); ``scored_share`` of the windows.
+    """
+    calm = {resting, "silence", "unsure", "neutral", "calm"}
     hours = sum(h.duration_s for h in heard) / 3600
     n = 0
     for h in heard:
-        runs = _runs(r for r in _answers(replay(h, bundle, settings), h.duration_s) if r.answer != "silence")
-        n += sum(r.answer not in calm for r in runs)
+        runs = _runs(r for r in _answers(replay(h, bundle, settings), h.duration_s) if r.answer not in calm)
+        n += len(runs)
     scored = sum(w.probabilities is not None for h in heard for w in h.windows)
     return {
         "minutes": round(60 * hours, 1),
+        "alarms": n,
         "false_alarms_per_hour": round(n / hours, 2),
+        "at_most_per_hour": round(float(chi2.ppf(0.975, 2 * n + 2)) / 2 / hours, 1),
         "scored_share": round(scored / sum(len(h.windows) for h in heard), 4),
     }
 
@@ -378,7 +409,7 @@ class Material:
 def material(bundle: Bundle, data: Path, side: str) -> Material:
     """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
 
-    Tuning takes the validation speakers of the model's training, whom it has not learned from, the first four voices
+    Tuning takes the validation speakers of the model's training, on whom no weight was trained, the first four voices
     of nEMO and the kinds of noise that recipes may train on; testing takes the protocol's test speakers, the other
     voices of nEMO, everyday speech and every kind of noise.
 
@@ -386,26 +417,25 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
         CorpusError: A corpus is missing, or the model learned from somebody it would be tested on.
     """
     info = bundle.info
-    chosen: list[Utterance] = []
-    for corpus in info["corpora"]:
-        known = [u for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
-        s = info["split"]
-        split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
-        if side == "test":
-            check_unseen(split, info["learned_from"]["utterances"], info["learned_from"]["voices"])
-        chosen += split.test if side == "test" else split.validation
+    known = [u for corpus in info["corpora"] for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
+    s = info["split"]
+    split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
+    check_unseen(split, info["learned_from"]["utterances"], info["learned_from"]["voices"])
+    chosen = split.test if side == "test" else split.validation
     polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral"] if "nemo" not in info["corpora"] else []
     first = sorted({u.voice for u in polish})[:4]
     calm = [u for u in chosen if u.emotion in ("neutral", "calm")]
-    neutral = calm + [u for u in polish if (u.voice in first) == (side == "tune")]
+    neutral = [*calm, *(u for u in polish if (u.voice in first) == (side == "tune"))]
     kinds = [d for d in sorted((data / "noise").iterdir()) if d.is_dir()]
     open_kinds = [d for d in kinds if d.name not in TEST_NOISES]
     noises = kinds if side == "test" else open_kinds
+    # the voice detector was tuned on its maker's clips
+    everyday = [p for p in recordings(data / "speech_neutral") if not p.stem.startswith("silero")]
     below = ("car", "babble") if side == "test" else ("household", "stationary")
     return Material(
-        utterances=tuple(chosen),
+        utterances=chosen,
         neutral=tuple(neutral),
-        files=tuple(recordings(data / "speech_neutral")) if side == "test" else (),
+        files=tuple(everyday) if side == "test" else (),
         noises=tuple(noises),
         beds=(None, *((data / "noise" / kind, 20.0) for kind in below)),
     )
@@ -414,25 +444,31 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
 def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
     """All sessions: ``minutes`` with emotions, two thirds of that neutral and two thirds noise."""
     yield from emotion_sessions(m.utterances, minutes, m.beds, sample_rate, seed)
-    yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, sample_rate, seed)
+    yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, seed)
     yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
 
 
 def n_sessions(m: Material) -> int:
     """How many `compose` makes."""
-    return len({u.voice for u in m.utterances}) * len(m.beds) + 1 + len(m.noises) + 1
+    return (len({u.voice for u in m.utterances}) + 1) * len(m.beds) + len(m.noises) + 1
 
 
-def figures(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> list[dict[str, Any]]:
-    """Rows of one way to decide: emotion sessions (all, and by bed), neutral ones, noise (all, and by kind)."""
+def figures(
+    heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, resting: str | None
+) -> list[dict[str, Any]]:
+    """Rows of one way to decide: for each kind of session all of them, then by bed.
+
+    ``test_only`` says of a noise whether nothing was tuned on its recordings; "all" noise is of these and of the quiet.
+    """
     rows = []
     for kind, measure in (("emotion", score_emotion), ("neutral", score_alarms), ("noise", score_alarms)):
         mine = [h for h in heard if h.session.kind == kind]
-        beds = dict.fromkeys(h.session.bed for h in mine)
-        rows.append({"sessions": kind, "bed": None, **measure(mine, bundle, settings)})
-        for bed in beds if len(beds) > 1 else ():
+        unseen = [h for h in mine if kind != "noise" or h.session.bed in ("quiet", *TEST_NOISES)]
+        rows.append({"sessions": kind, "bed": None, **measure(unseen or mine, bundle, settings, resting)})
+        for bed in dict.fromkeys(h.session.bed for h in mine):
             part = [h for h in mine if h.session.bed == bed]
-            rows.append({"sessions": kind, "bed": bed, **measure(part, bundle, settings)})
+            test_only = {"test_only": bed in TEST_NOISES} if kind == "noise" else {}
+            rows.append({"sessions": kind, "bed": bed, **test_only, **measure(part, bundle, settings, resting)})
     return rows
 
 
@@ -450,7 +486,8 @@ def loss(heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings) -> 
     """One figure to tune by, small is good: frame UAR missing to 1, and what goes beyond `LIMITS`."""
     overall = {}
     for kind, measure in (("emotion", score_emotion), ("neutral", score_alarms), ("noise", score_alarms)):
-        overall[kind] = measure([h for h in heard if h.session.kind == kind], bundle, settings)
+        mine = [h for h in heard if h.session.kind == kind]
+        overall[kind] = measure(mine, bundle, settings, settings.resting)
     beyond = ((overall[kind][name], limit, cost) for kind, name, limit, cost in LIMITS)
     missing = sum(cost * max(0.0, (60.0 if value is None else value) - limit) for value, limit, cost in beyond)
     return float(1 - overall["emotion"]["frame_uar"] + missing)

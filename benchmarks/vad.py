@@ -72,7 +72,7 @@ _RELEASE = 0.6  # of the threshold
 _HANG_OVERS_S = (0.0, 0.2, 0.5, 1.0)
 
 
-class _Buffered:
+class _Buffered(Detector):
     """A detector with steps of its own, here 10 ms: the mean over those a chunk completes."""
 
     def __init__(self, step: Callable[[bytes], float], forget: Callable[[], None]) -> None:
@@ -109,7 +109,7 @@ _DETECTORS: dict[str, Callable[[], Detector]] = {
 }
 
 
-class _Replay:
+class _Replay(Detector):
     """Gives again what a detector said: one pass of the detector, many settings."""
 
     def __init__(self, scores: Sequence[float]) -> None:
@@ -123,7 +123,7 @@ class _Replay:
         self._next = iter(self._scores)
 
 
-class _Record:
+class _Record(Detector):
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
         self.scores: list[float] = []

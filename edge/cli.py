@@ -271,6 +271,7 @@ def _show(
         for sink in listener.sinks:
             if isinstance(sink, WebPage):  # the link may hold a token, so it is no event
                 click.echo(f"serkit: the live page is at {sink.link}", err=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: a recording is ended, sinks deliver
         if hasattr(signal, "SIGUSR1"):  # `kill -USR1` mutes, and again hears
             signal.signal(signal.SIGUSR1, lambda *_: listener.mute(not listener.muted))
         if as_json:

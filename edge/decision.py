@@ -7,8 +7,9 @@ average and gives way to any class by its ``prior``; a window speaks for a class
 the power of ``evidence``, since overlapping windows say much the same. With the probabilities that come out, an answer
 
 - *starts* when its class leads with at least ``enter`` for ``patience_s``,
-- *holds* while its class keeps at least ``leave`` and no other starts, but for ``min_duration_s`` in any case,
-- does not start again before ``refractory_s`` are over, once it has given way.
+- *holds* while its class keeps at least ``leave`` and no other starts, but for ``min_duration_s`` in any case (unless
+  nobody speaks any more),
+- does not start again before ``refractory_s`` are over, once it has given way to another or to silence.
 
 A ``resting`` class neither leads nor starts: it is the answer while no other is, as long as it has its own ``leave``.
 Everything else is ``unsure``. In a pause the last answer stands until ``memory_s`` are over; then there is silence, and
@@ -105,7 +106,7 @@ class DecisionSettings:
             where = f"classes.{name}: " if self.classes else ""
             if not 0 <= c.leave <= c.enter <= 1:  # type: ignore[operator]
                 raise SettingsError(f"{where}enter {c.enter}, leave {c.leave}: 0 <= leave <= enter <= 1 is needed")
-            if min(c.patience_s, c.min_duration_s, c.refractory_s) < 0:  # type: ignore[type-var,operator]
+            if not all(s >= 0 for s in (c.patience_s, c.min_duration_s, c.refractory_s)):  # type: ignore[operator]
                 raise SettingsError(f"{where}patience_s, min_duration_s and refractory_s need 0 s or more")
         if self.resting is not None and self.classes and self.resting not in self.classes:
             raise SettingsError(f"resting is {self.resting!r}; choose one of {', '.join(self.classes)}")
@@ -120,7 +121,7 @@ class DecisionSettings:
         given = [c.prior for c in self.classes.values() if c.prior is not None]
         left = 1.0 - sum(given)
         all_given = len(given) == len(self.classes)
-        if given and (min(given) <= 0 or (abs(left) > 1e-6 if all_given else left <= 0)):
+        if given and not (all(p > 0 for p in given) and (abs(left) < 1e-6 if all_given else left > 0)):
             raise SettingsError(f"priors of the classes add up to {1 - left:g}; each needs more than 0, all of them 1")
 
     def resolved(self, labels: Sequence[str] = ("",)) -> dict[str, ClassSettings]:
@@ -217,11 +218,11 @@ class Decision:
         self._resting = None if settings.resting is None else self.answers.index(settings.resting)
         self._gave_way_s = [-math.inf] * len(self.answers)
         self._previous_s: float | None = None  # time of the last window
-        self._spoke_s = -math.inf  # and of the last with speech
         self.forget()
 
     def forget(self) -> None:
         """End what is on, as a long pause does."""
+        self._spoke_s = -math.inf  # time of the last window with speech
         self._posterior: Probabilities | None = None  # of each answer, (n_answers,)
         self._latest: Probabilities = np.zeros(len(self._labels))  # of the labels, in the newest window
         self._n = 0  # windows of the utterance
@@ -262,6 +263,8 @@ class Decision:
         if time_s - self._spoke_s < self._settings.memory_s:
             return [] if self._settings.per_utterance else [self._event(time_s, self._answer())]
         events = self.end()
+        if self._current is not None:
+            self._gave_way_s[self._current] = time_s
         self.forget()
         return [*events, Event(time_s=time_s, kind="silence", model=self._model)]
 

@@ -43,8 +43,8 @@ class Event:
         model: Name of the model.
         arousal: Expected arousal, -1 (drowsy) to 1 (agitated), of the smoothed probabilities.
         valence: Expected valence, -1 (unpleasant) to 1 (pleasant).
-        speech_ratio: Share of the window that holds speech; None for ``status``.
-        level_dbfs: Level of the newest hop's loudest frame, dB of full scale; None for ``status``.
+        speech_ratio: Share of the window that holds speech; None for ``status`` and the answer to an utterance.
+        level_dbfs: Level of the newest hop's loudest frame, dB of full scale; None for these as well.
         message: For ``status`` what happened; for ``silence`` ``"muted"`` while the microphone is muted.
     """
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from serkit.edge.audio import FileSource, PipeSource, Source, paced
 from serkit.edge.bundle import read_bundle
 from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision
-from serkit.edge.errors import AudioError
+from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.events import Event
 from serkit.edge.recorder import Recorder
 from serkit.edge.sinks import Sink
@@ -51,6 +51,8 @@ class Health:
 
 class Listener:
     """Listen until the source ends; every window becomes an event, which all sinks get as well.
+
+    Without ``with``, the end of the stream closes it.
 
         with Listener(recognizer, source, decision, gate, sinks=[...]) as listener:
             for event in listener: ...
@@ -86,27 +88,23 @@ class Listener:
         self.answers = decision.answers
         self._decision = decision
         self.gate = gate
-        self._muted = threading.Event()
+        self._muted = False
         self._arrived = 0.0  # monotonic time of the newest block
         self._started: list[Sink] = []
+        self._opened = self._closed = False
+        self._stream = self._run()
 
     @property
     def muted(self) -> bool:
         """Whether silence is heard in place of the audio."""
-        return self._muted.is_set()
+        return self._muted
 
     def mute(self, muted: bool = True) -> None:
         """Stop hearing, or go on, at once; from any thread."""
-        (self._muted.set if muted else self._muted.clear)()
+        self._muted = muted
 
     def __enter__(self) -> Self:
-        try:
-            for sink in self.sinks:
-                self._started.append(sink)
-                sink.start(self)
-        except BaseException:  # nobody calls __exit__ then
-            self.close()
-            raise
+        self._open()
         return self
 
     def __exit__(
@@ -114,27 +112,64 @@ class Listener:
     ) -> None:
         self.close()
 
+    def _open(self) -> None:
+        self._opened = True
+        try:
+            for sink in self.sinks:
+                self._started.append(sink)
+                sink.start(self)
+        except BaseException:  # nobody calls __exit__ then
+            self.close()
+            raise
+
     def close(self) -> None:
         """Let go of the source and the sinks; a second call does nothing."""
-        self._source.close()
-        if self._recorder is not None:
-            self._recorder.close()
-        while self._started:
-            self._started.pop().close()
+        self._closed = True
+        with ExitStack() as all_of_them:
+            all_of_them.callback(self._source.close)
+            if self._recorder is not None:
+                all_of_them.callback(self._recorder.close)
+            while self._started:
+                all_of_them.callback(self._started.pop().close)
 
     def __iter__(self) -> Iterator[Event]:
-        for event in self._events():
-            for sink in self._started:
+        """The one stream of events: who breaks off and iterates again goes on where it was."""
+        return self._stream
+
+    def _run(self) -> Iterator[Event]:
+        if self._closed:
+            raise AudioError("this listener is closed; open another with serkit.listen()")
+        alone = not self._opened  # without `with`: the end of the stream closes it
+        if alone:
+            self._open()
+        try:
+            for event in self._events():
+                yield from self._sent(event)
+        finally:
+            if alone:
+                self.close()
+
+    def _sent(self, event: Event) -> Iterator[Event]:
+        """Hand an event to every sink; one that breaks its promise never to raise is left out from then on."""
+        for sink in list(self._started):
+            try:
                 sink.send(event)
-            yield event
+            except Exception as error:
+                yield from self._sent(self._left_out(sink, error, event.time_s))
+        yield event
+
+    def _left_out(self, sink: Sink, error: Exception, time_s: float) -> Event:
+        self._started.remove(sink)
+        with suppress(Exception):
+            sink.close()
+        return self._status(time_s, f"{sink.name} failed and gets no more events: {error!r}")
 
     def _events(self) -> Iterator[Event]:
         """What is decided on, and between it what happened to the source and the sinks."""
         time_s, muted = 0.0, False
         for window in self.recognizer.windows(self._blocks(), self.gate):
             time_s = window.time_s
-            for message in self._notices():
-                yield self._status(time_s, message)
+            yield from self._notices(time_s)
             if muted != self.muted:
                 muted = not muted
                 yield self._status(time_s, "muted" if muted else "no longer muted")
@@ -147,8 +182,11 @@ class Listener:
                 events = self._decision.window(time_s, window.probabilities)
             for event in events:
                 self.health.latency_ms = 1000 * (time.monotonic() - self._arrived)
-                yield replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
+                if event.time_s == time_s:  # else it is about an utterance
+                    event = replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
+                yield event
         yield from self._decision.end()
+        yield from self._notices(time_s)
         if not self.health.windows:
             f = self.recognizer.bundle.frontend
             raise AudioError(
@@ -166,13 +204,18 @@ class Listener:
                 self._recorder.push(heard)
             yield heard
 
-    def _notices(self) -> Iterator[str]:
-        yield from iter(self._source.notice, None)
+    def _notices(self, time_s: float) -> Iterator[Event]:
+        """What the source, the recording and the sinks have to say."""
+        yield from (self._status(time_s, message) for message in iter(self._source.notice, None))
         if self._recorder is not None:
-            yield from iter(self._recorder.notice, None)
-        for sink in self._started:
-            for message in iter(sink.notice, None):
-                yield f"{sink.name}: {message}"
+            yield from (self._status(time_s, message) for message in iter(self._recorder.notice, None))
+        for sink in list(self._started):
+            try:
+                messages = list(iter(sink.notice, None))
+            except Exception as error:
+                yield self._left_out(sink, error, time_s)
+            else:
+                yield from (self._status(time_s, f"{sink.name}: {message}") for message in messages)
 
     def _status(self, time_s: float, message: str) -> Event:
         self.health.notices += 1
@@ -184,14 +227,14 @@ def listen(
     *,
     model: str | Path = "default",
     preset: str | None = None,
-    config: Config | Path | None = None,
+    config: Config | str | Path | None = None,
     device: str | None = None,
     block_size: int | None = 512,
     engine: str = "auto",
     threads: int = 1,
     realtime: bool = False,
     sinks: Sequence[Sink] = (),
-    record: Path | None = None,
+    record: str | Path | None = None,
     wait: bool = False,
 ) -> Listener:
     """Open everything continuous detection needs; use the result as a context manager and iterate over its events.
@@ -213,13 +256,16 @@ def listen(
     Raises:
         SerkitError: Source, model or a setting cannot be used.
     """
-    settings = config if isinstance(config, Config) else read_config(config, preset)
+    if isinstance(config, Config) and preset is not None:
+        raise SettingsError("preset and a Config are both given; read_config(path, preset) makes one of the two")
+    if not isinstance(config, Config):
+        config = read_config(None if config is None else Path(config), preset)
     recognizer = Recognizer(read_bundle(model), engine, threads)
     rate = recognizer.bundle.frontend.sample_rate
-    all_sinks = [*settings.sinks(), *sinks]
+    all_sinks = [*config.sinks(), *sinks]
     bundle = recognizer.bundle
-    decision = Decision(bundle.labels, bundle.name, settings.decision)
-    gate = VoiceGate(rate, settings.vad)
+    decision = Decision(bundle.labels, bundle.name, config.decision)
+    gate = VoiceGate(rate, config.vad)
     opened: Source
     if callable(source):
         opened = source(rate)
@@ -232,8 +278,8 @@ def listen(
     else:
         opened = FileSource(source, rate, block_size)
     try:
-        recorder = None if record is None else Recorder(record, rate)
-    except AudioError:
+        recorder = None if record is None else Recorder(Path(record), rate)
+    except BaseException:
         opened.close()
         raise
     return Listener(recognizer, opened, decision, gate, sinks=all_sinks, recorder=recorder, realtime=realtime)

@@ -60,12 +60,17 @@ class Recorder:
         return self._notices.popleft() if self._notices else None
 
     def close(self) -> None:
-        """Write what is queued; a second call does nothing."""
+        """Write what is queued, however long that takes while it goes on; a second call does nothing."""
         thread, self._thread = self._thread, None
-        if thread is not None:
-            with contextlib.suppress(queue.Full):  # then the disk hangs, and waiting does not help
-                self._queue.put(None, timeout=_CLOSE_S / 2)
-            thread.join(_CLOSE_S / 2)
+        if thread is None:
+            return
+        self._ended = True
+        with contextlib.suppress(queue.Full):  # then the disk hangs, and waiting does not help
+            self._queue.put(None, timeout=_CLOSE_S)
+        left = self._queue.qsize() + 1
+        while thread.is_alive() and self._queue.qsize() < left:  # as long as it writes
+            left = self._queue.qsize()
+            thread.join(_CLOSE_S)
 
     def _stop(self, why: str) -> None:
         self._ended = True

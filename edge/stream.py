@@ -114,16 +114,19 @@ class Recognizer:
         if n_frames > covered and filled:
             last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
-            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate, gate)
+            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate, gate, filled)
 
-    def _scored(self, window: Array, levels: Array, time_s: float, gate: VoiceGate | None) -> ScoredWindow:
+    def _scored(
+        self, window: Array, levels: Array, time_s: float, gate: VoiceGate | None, filled: int | None = None
+    ) -> ScoredWindow:
+        """A window and its frames' levels; only the first ``filled`` of them were heard."""
         w, f = self.bundle.window, self.bundle.frontend
         if gate is None:
             ratio = newest = speech_ratio(levels)
         else:
             window_s, hop_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, w.hop_frames))
             ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - hop_s, time_s)
-        level_dbfs = float(levels[-w.hop_frames :].max())
+        level_dbfs = float(levels[:filled][-w.hop_frames :].max())
         return ScoredWindow(time_s, ratio, level_dbfs, self.score(window) if newest >= MIN_SPEECH else None)
 
 

