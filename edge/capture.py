@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
 
@@ -274,6 +274,15 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
+def _list(out: BinaryIO) -> None:
+    """Write the microphones as one JSON list, or one text that says why there is none to be had."""
+    try:
+        found: Any = [asdict(d) for d in devices()]
+    except MicrophoneError as error:
+        found = str(error)
+    out.write(json.dumps(found).encode())
+
+
 def main() -> None:
     """Entry of the process. It ends with its parent: Ctrl-C and a service's stop are the parent's business."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -281,6 +290,8 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as out:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)  # what a library prints is no message
+        if sys.argv[1:] == ["devices"]:
+            return _list(out)
         threading.Thread(target=_end_with_parent, daemon=True).start()
         try:
             capture(out, int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -264,6 +264,11 @@ def _show(
     from serkit.edge.listener import listen as open_listener
     from serkit.edge.sinks.web import WebPage, WebSettings
 
+    hangs_up = [s for s in (getattr(signal, n, None) for n in ("SIGTERM", "SIGHUP")) if s is not None]
+    for number in hangs_up:  # end in order: the terminal, a recording, what sinks still hold
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to mute
     settings = read_config(config, preset)
     if web and settings.web is None:
         settings = replace(settings, web=WebSettings())
@@ -271,16 +276,21 @@ def _show(
         for sink in listener.sinks:
             if isinstance(sink, WebPage):  # the link may hold a token, so it is no event
                 click.echo(f"serkit: the live page is at {sink.link}", err=True)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # in order: a recording is ended, sinks deliver
         if hasattr(signal, "SIGUSR1"):  # `kill -USR1` mutes, and again hears
             signal.signal(signal.SIGUSR1, lambda *_: listener.mute(not listener.muted))
-        if as_json:
-            for event in listener:
-                click.echo(to_json(event))
-            return
-        from serkit.edge.terminal import show_events
+        try:
+            if as_json:
+                for event in listener:
+                    click.echo(to_json(event))
+            else:
+                from serkit.edge.terminal import show_events
 
-        show_events(listener, title)
+                show_events(listener, title)
+        finally:
+            listener.close()
+            for sink in listener.sinks:  # what they could not deliver
+                for message in iter(sink.notice, None):
+                    click.echo(f"serkit: {sink.name}: {message}", err=True)
 
 
 @main.command()
@@ -294,7 +304,7 @@ def devices(as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from serkit.edge.microphone import devices as find
+    from serkit.edge.microphone import list_devices as find
 
     found = find()
     if not found:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit.edge.decision import DecisionSettings, preset_values
+from serkit.edge.errors import SettingsError
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
@@ -21,6 +22,7 @@ class Config:
     """A whole configuration.
 
     Attributes:
+        preset: What ``decision`` began with.
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.
         json_lines: Events to a file.
@@ -29,6 +31,7 @@ class Config:
         web: The live web page.
     """
 
+    preset: str | None = None
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     vad: VadSettings = field(default_factory=VadSettings)
     json_lines: JsonLinesSettings | None = None
@@ -66,8 +69,13 @@ def read_config(path: Path | None = None, preset: str | None = None) -> Config:
     """
     values: dict[str, Any] = {} if path is None else read_toml(path, "configuration file")
     where = "the configuration" if path is None else str(path)
-    name = values.pop("preset", None)
-    base = preset_values(preset or name) if preset or name is not None else {}
+    name = preset or values.get("preset")
+    if preset is not None:
+        values["preset"] = preset
+    try:
+        base = {} if name is None else preset_values(str(name))
+    except SettingsError as error:
+        raise SettingsError(str(error) if preset is not None else f"{where}: {error}") from None
     if base and isinstance(values.get("decision", {}), dict):
         values["decision"] = _laid_over(base, values.get("decision", {}))
     return build(Config, values, where)

@@ -128,6 +128,37 @@ def _command(sample_rate: int, device: str | None) -> list[str]:
     return [sys.executable, "-m", "serkit.edge.capture", str(sample_rate), *([] if device is None else [device])]
 
 
+def list_devices() -> list[Device]:
+    """All microphones, as a fresh process sees them; unlike `devices`, not for ever where the sound system hangs.
+
+    Raises:
+        MicrophoneError: PortAudio is missing or does not start, or the sound system does not answer.
+    """
+    path = os.pathsep.join(os.path.abspath(p) for p in sys.path)  # noqa: PTH100
+    try:
+        done = subprocess.run(
+            _lister(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=_OPENING_S,
+            env=os.environ | {"PYTHONPATH": path},
+            check=False,
+        )
+        found = json.loads(done.stdout)
+    except subprocess.TimeoutExpired:
+        raise MicrophoneError(f"the sound system does not answer ({_OPENING_S:g} s); restart it") from None
+    except (OSError, ValueError):
+        raise MicrophoneError("PortAudio ended without an answer; is a sound system running?") from None
+    if isinstance(found, str):
+        raise MicrophoneError(found)
+    return [Device(**d) for d in found]
+
+
+def _lister() -> list[str]:
+    return [sys.executable, "-m", "serkit.edge.capture", "devices"]
+
+
 class Microphone(Source):
     """A live microphone. Once open it yields audio, or silence in its place, at the pace of time, until it is closed.
 

@@ -38,7 +38,7 @@ class Recorder:
             self._file = soundfile.SoundFile(path, "w", sample_rate, 1)
         except (soundfile.LibsndfileError, OSError) as error:
             reason = getattr(error, "error_string", None) or error
-            raise AudioError(f"{path}: cannot be written ({reason}); check the folder") from None
+            raise AudioError(f"{path}: cannot be written ({reason}); check folder and space") from None
         self.path = path
         self._ended = False
         self._notices: deque[str] = deque()
@@ -83,4 +83,4 @@ class Recorder:
                     self._file.write(block)
                 except (soundfile.LibsndfileError, OSError) as error:
                     reason = getattr(error, "error_string", None) or error
-                    return self._stop(f"it cannot be written ({reason})")
+                    return self._stop(f"it cannot be written ({reason}); is the disk full?")

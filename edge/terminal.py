@@ -50,7 +50,7 @@ def event_text(event: Event) -> str:
     if event.kind == "status":
         return f"{event.time_s:8.1f} s  {event.message}"
     if event.kind == "silence" or event.confidence is None:
-        return f"{event.time_s:8.1f} s  (no speech)"
+        return f"{event.time_s:8.1f} s  ({event.message or 'no speech'})"
     word = event.emotion or "unsure"
     return f"{event.time_s:8.1f} s  {word:<10}{event.confidence:5.0%} {_bar(event.confidence)}"
 

@@ -119,6 +119,8 @@ class JsonLines(Sink):
         with contextlib.suppress(queue.Full):  # then it cannot be written anyway
             self._queue.put(None, timeout=_CLOSE_S / 2)
         thread.join(_CLOSE_S / 2)
+        if thread.is_alive() or not self._queue.empty():
+            self._notices.append(f"about {self._queue.qsize() + 1} events could not be written to {self.path}")
 
     def _run(self, ready: queue.Queue[OSError | None]) -> None:
         self._began_s = time.monotonic()

@@ -263,6 +263,8 @@ class Mqtt(Sink):
             self._changed.wait_for(lambda: not self._connected or self._idle(), _CLOSE_S / 2)
             self._ended = True
             self._changed.notify_all()
+            if left := len(self._waiting) + self._in_flight:
+                self._notices.append(f"{left} events were not delivered to {self._where}")
         if self._connected:  # ending in order, the broker forgets the last will
             client.publish(self._topic("availability"), "offline", qos=1, retain=True)
         client.disconnect()

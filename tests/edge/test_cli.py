@@ -308,3 +308,31 @@ print(result.stderr)"""
     assert code_ == 1
     assert second == f"serkit: {path}: no speech in 36000.0 s of audio; record closer to the microphone, or louder"
     assert grown_kib < 20_000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_order(number: int, code: int, tmp_path: Path) -> None:
+    clip, record = Path("edge/demo/clip.flac").resolve(), tmp_path / "heard.flac"
+    command = ["listen", "-i", str(clip), "--speed", "realtime", "--record", str(record), "--json"]
+    with subprocess.Popen([sys.executable, "-m", "serkit.edge", *command], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(30) == code
+    assert 2 < soundfile.info(record).duration < 15
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
+def test_a_signal_mutes_and_another_one_hears_again() -> None:
+    command = ["demo", "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "serkit.edge", *command], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        for message in ("muted", "no longer muted"):
+            process.send_signal(signal.SIGUSR1)
+            assert any(json.loads(line).get("message") == message for line in process.stdout)
+        process.terminate()
+        process.stdout.read()

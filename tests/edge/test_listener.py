@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +167,65 @@ def test_a_preset_the_model_cannot_follow_is_refused(tiny_bundles: dict[str, Pat
     with pytest.raises(SettingsError, match="class 'distressed' needs one of the labels sad"):
         serkit.listen(fake(speech), model=tiny_bundles["dynamic"], preset="driver")
     assert Decision(("happy",), "m", DecisionSettings()).answers == ("happy",)
+
+
+def test_without_with_the_end_of_the_stream_closes_all(model: Path, speech: np.ndarray, tmp_path: Path) -> None:
+    notebook = Notebook()
+    listener = serkit.listen(fake(speech), model=model, sinks=[notebook], record=tmp_path / "x.flac", config=BY_LEVEL)
+    events = list(listener)
+    assert notebook.events == events
+    assert notebook.state == "closed"
+    assert soundfile.info(tmp_path / "x.flac").frames == len(speech)
+
+
+def test_who_breaks_off_goes_on_where_they_were(model: Path, speech: np.ndarray) -> None:
+    with serkit.listen(fake(np.tile(speech, 2)), model=model, config=BY_LEVEL) as whole:
+        expected = list(whole)
+    with serkit.listen(fake(np.tile(speech, 2)), model=model, config=BY_LEVEL) as listener:
+        heard = []
+        for event in listener:
+            heard.append(event)
+            if len(heard) == 4:
+                break
+        heard += list(listener)
+    assert heard == expected
+    with serkit.listen(fake(speech), model=model) as closed:
+        pass
+    with pytest.raises(AudioError, match="this listener is closed"):
+        list(closed)
+
+
+@pytest.mark.parametrize("method", ["send", "notice", "close"])
+def test_a_sink_that_raises_is_left_out(model: Path, speech: np.ndarray, method: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the wire is cut")
+
+    bad, good = Notebook(), Notebook()
+    setattr(bad, method, fail)
+    raises = pytest.raises(OSError, match="cut") if method == "close" else nullcontext()
+    with raises, serkit.listen(fake(speech), model=model, sinks=[bad, good], config=BY_LEVEL) as listener:
+        events = list(listener)
+    assert good.events == events
+    assert good.state == "closed"
+    told = [e.message for e in events if e.kind == "status" and "failed" in str(e.message)]
+    assert told == (
+        [] if method == "close" else ["notebook failed and gets no more events: OSError('the wire is cut')"]
+    )
+
+
+def test_mute_in_a_pause_and_at_once_again(model: Path, speech: np.ndarray) -> None:
+    heard = np.concatenate([speech, np.zeros(5 * RATE, np.float32)])
+    config = replace(BY_LEVEL, decision=DecisionSettings(memory_s=5.0))
+    with serkit.listen(fake(heard), model=model, config=config) as listener:
+        events = iter(listener)
+        while next(events).time_s < 6.5:
+            pass
+        listener.mute()
+        next(events)
+        listener.mute(False)
+        assert {e.kind for e in events} <= {"status", "silence"}
+
+
+def test_a_configuration_and_a_preset_do_not_go_together(model: Path, speech: np.ndarray) -> None:
+    with pytest.raises(SettingsError, match="preset and a Config are both given"):
+        serkit.listen(fake(speech), model=model, config=BY_LEVEL, preset="research")

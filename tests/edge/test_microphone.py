@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from serkit.edge import microphone
 from serkit.edge.errors import MicrophoneError
-from serkit.edge.microphone import Microphone
+from serkit.edge.microphone import Device, Microphone, list_devices
 
 RATE = 16000
 
@@ -324,3 +325,22 @@ def test_audio_that_stalls_without_a_word_is_said(processes: FakeProcesses) -> N
                 break
         assert list(iter(source.notice, None)) == ["microphone 'Fake' stalled; 2.0 s of silence in place"]
         assert source.lost_s == pytest.approx(2.0, abs=0.01)
+
+
+def test_devices_are_listed_by_a_process_that_may_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(code: str) -> None:
+        monkeypatch.setattr("serkit.edge.microphone._lister", lambda: [sys.executable, "-c", code])
+
+    device = Device(index=3, name="desk", channels=1, sample_rate=48000.0, default=True)
+    answers(f"import json; print(json.dumps([{asdict(device)!r}]))")
+    assert list_devices() == [device]
+    answers("print('\"PortAudio is not installed; do that\"')")
+    with pytest.raises(MicrophoneError, match="PortAudio is not installed; do that"):
+        list_devices()
+    answers("raise SystemExit(1)")
+    with pytest.raises(MicrophoneError, match="ended without an answer"):
+        list_devices()
+    monkeypatch.setattr("serkit.edge.microphone._OPENING_S", 0.5)
+    answers("import time; time.sleep(60)")
+    with pytest.raises(MicrophoneError, match=r"does not answer \(0\.5 s\); restart it"):
+        list_devices()
