@@ -86,7 +86,8 @@ def claims_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
         def figures(protocol: str, metric: str, claim: Claim = claim) -> str:
             found = [
-                f"{r['recipe']} {r[metric]:.3f} ({r['epochs']} epochs, {len(r['seeds'])} seed{'s' * (len(r['seeds']) > 1)})"
+                f"{r['recipe']} {r[metric]:.3f} ({r['epochs']} epochs, "
+                f"{len(r['seeds'])} {'seed' if len(r['seeds']) == 1 else 'seeds'})"
                 for r in rows
                 if (r["corpus"], r["protocol"]) == (claim.corpus, protocol)
                 and r["recipe"] in claim.recipes
