@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ from serkit.convert.bundle import convert_formats
 from serkit.convert.export import FORMATS
 from serkit.edge.audio import FakeSource
 from serkit.edge.bundle import read_bundle
+from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.frontend import FrontendSettings
-from serkit.edge.stream import Recognizer, listen
+from serkit.edge.listener import Listener
+from serkit.edge.stream import Recognizer
 from serkit.edge.window import WindowSettings
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, SplitSettings, TrainingSettings
@@ -66,7 +67,9 @@ def test_a_system_converts_and_listens(system: str, corpus: Path, tmp_path: Path
     recognizer = Recognizer(read_bundle(str(outputs["dynamic"])))
     events = {}
     for block_size in (160, 4096):
-        with FakeSource(speech, sample_rate=16000, block_size=block_size) as source:
-            events[block_size] = [replace(e) for e in listen(recognizer, source)]
+        source = FakeSource(speech, sample_rate=16000, block_size=block_size)
+        decision = Decision(recognizer.bundle.labels, system, DecisionSettings())
+        with Listener(recognizer, source, decision) as listener:
+            events[block_size] = list(listener)
     assert events[160] == events[4096]
     assert any(e.kind in ("emotion", "unsure") for e in events[160])
