@@ -10,7 +10,7 @@ import click
 
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
-from serkit.train.cli import data_option, prepare_keras
+from serkit.train.cli import data_option, out_option, prepare_keras
 from serkit.train.splits import PROTOCOLS
 
 
@@ -21,7 +21,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--repeats", type=click.IntRange(3), default=60, show_default=True, help="Rounds counted.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@out_option()
 @as_json
 def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
     """Cost of the front end per second of audio, against python_speech_features and librosa.
@@ -30,8 +30,6 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
     Example:
       serkit bench frontend --out frontend.json
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     needs("reference", "librosa", "python_speech_features")
     from serkit.benchmarks.frontend import measure
     from serkit.train.results import write_results
@@ -58,7 +56,7 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
 @click.option("--noises", type=click.Path(path_type=Path), help="Folder with a sub-folder per kind; DATA/noise.")
 @click.option("--rooms", type=click.Path(path_type=Path), help="Folder of impulse responses; DATA/rir.")
 @click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@out_option("Also write a results JSON, and a plot beside it.")
 @as_json
 def robustness(
     run: Path | None,
@@ -82,8 +80,6 @@ def robustness(
     """
     if (run is None) == (model is None):
         raise click.UsageError("give either a run folder or --model")
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     if run is not None:
         prepare_keras()
     else:
@@ -115,7 +111,7 @@ def robustness(
 @bench.command()
 @data_option
 @click.option("--repeats", type=click.IntRange(3), default=60, show_default=True, help="Rounds counted for the costs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@out_option("Also write a results JSON, and a plot beside it.")
 @as_json
 def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
     """What voice detectors miss, what they take for speech, and what they cost, on speakers nothing was chosen on.
@@ -126,8 +122,6 @@ def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
     Example:
       serkit bench vad --data ~/corpora --out vad.json
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     needs("reference", "pymicro_vad", "webrtcvad")
     needs("train", "scipy", "matplotlib")
     from serkit.benchmarks.vad import measure, plot
@@ -159,7 +153,7 @@ def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
 @click.option(
     "--formats", default="float32,float16,dynamic,int8", show_default=True, help="Which, separated by commas."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@out_option()
 @as_json
 def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, as_json: bool) -> None:
     """What quantization costs RUNS on their test speakers: UAR and size in every format, beside Keras.
@@ -168,8 +162,6 @@ def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, 
     Example:
       serkit bench formats runs/r1-ravdess-random-0-0 --formats dynamic,int8 --data ~/corpora
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     prepare_keras("tensorflow")
     from serkit.benchmarks.formats import measure
     from serkit.train.results import write_results
@@ -198,7 +190,7 @@ def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, 
 @click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True, help="Of sessions with emotions.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the composition.")
 @click.option("--tune", type=click.IntRange(3), metavar="TRIALS", help="Instead, search the preset's numbers.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON, and a plot beside it.")
+@out_option("Also write a results JSON, and a plot beside it.")
 @as_json
 def sessions(
     model: str, data: Path, preset: str, minutes: float, seed: int, tune: int | None, out: Path | None, as_json: bool
@@ -212,12 +204,11 @@ def sessions(
       serkit bench sessions --data ~/corpora
       serkit bench sessions --tune 300 --data ~/corpora
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     needs("train", "sklearn", "scipy", "matplotlib")
     from rich.console import Console
     from rich.progress import track
 
+    from serkit.benchmarks import composition
     from serkit.benchmarks import sessions as job
     from serkit.edge.bundle import read_bundle
     from serkit.edge.decision import read_preset, to_toml
@@ -228,9 +219,9 @@ def sessions(
     settings = read_preset(preset)
     recognizer = Recognizer(read_bundle(model))
     bundle = recognizer.bundle
-    material = job.material(bundle, data, "test" if tune is None else "tune")
-    composed = job.compose(material, minutes, bundle.frontend.sample_rate, seed)
-    n = job.n_sessions(material)
+    material = composition.material(bundle, data, "test" if tune is None else "tune")
+    composed = composition.compose(material, minutes, bundle.frontend.sample_rate, seed)
+    n = composition.n_sessions(material)
     heard = [job.hear(recognizer, s) for s in track(composed, "listening", total=n, console=console, transient=True)]
     if tune is not None:
         trials = track(range(tune), "tuning", console=console, transient=True)
@@ -268,7 +259,7 @@ def sessions(
 @bench.command()
 @click.option("--restarts", type=click.IntRange(1), default=10, show_default=True, help="Of a private sound server.")
 @click.option("--every", type=click.FloatRange(15), default=30.0, show_default=True, help="Seconds between them.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@out_option()
 @as_json
 def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> None:
     """How soon the microphone is back after its sound server died, and what that leaves behind. Needs PulseAudio.
@@ -277,8 +268,6 @@ def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> N
     Example:
       serkit bench reconnect --restarts 3
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     from serkit.benchmarks.reconnect import reconnect as measure
     from serkit.train.results import write_results
 
@@ -299,7 +288,7 @@ def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> N
 @bench.command()
 @click.option("--hours", type=click.FloatRange(0.01), default=8.0, show_default=True, help="Of audio.")
 @click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
-@click.option("--out", type=click.Path(path_type=Path), help="Also write a results JSON there.")
+@out_option()
 @as_json
 def endurance(hours: float, model: str, out: Path | None, as_json: bool) -> None:
     """Hours of listening, faster than real time: windows missed, events written, memory and handles.
@@ -308,8 +297,6 @@ def endurance(hours: float, model: str, out: Path | None, as_json: bool) -> None
     Example:
       serkit bench endurance --hours 1
     """
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     import tempfile
 
     from serkit.benchmarks.endurance import endurance as measure

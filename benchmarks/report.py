@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table, recipe_words
@@ -207,11 +208,11 @@ def _reconnect(results: dict[str, dict[str, Any]]) -> list[str]:
     for file in results.values():
         if file["benchmark"] == "reconnect":
             rows = file["rows"]
-            back = sorted(r["recovery_s"] for r in rows if r["recovery_s"] is not None)
+            back = [r["recovery_s"] for r in rows if r["recovery_s"] is not None]
             grown = rows[-1]["rss_kb"] - rows[0]["rss_kb"]
             lines.append(
-                f"`{file['command']}`: audio back {len(back)} of {len(rows)} times, after {back[len(back) // 2]:.2f} s "
-                f"(median; at most {back[-1]:.2f} s) of the server's first answer; {sum(r['noticed'] for r in rows)} "
+                f"`{file['command']}`: audio back {len(back)} of {len(rows)} times, after {median(back):.2f} s "
+                f"(median; at most {max(back):.2f} s) of the server's first answer; {sum(r['noticed'] for r in rows)} "
                 f"outages told; threads {rows[0]['threads']} to {rows[-1]['threads']}, open files "
                 f"{rows[0]['file_handles']} to {rows[-1]['file_handles']}, memory {grown:+d} kB."
             )

@@ -7,8 +7,9 @@ import importlib.util
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -17,6 +18,7 @@ from serkit.edge.errors import MissingExtraError, SettingsError
 from serkit.edge.stderr import muted
 from serkit.train.splits import PROTOCOLS
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _PROTOCOLS = click.Choice(PROTOCOLS)
 data_option = click.option(
     "--data",
@@ -25,6 +27,18 @@ data_option = click.option(
     required=True,
     help="Folder that holds the corpora; $SERKIT_DATA by default.",
 )
+
+
+def _in_a_folder(ctx: click.Context, parameter: click.Parameter, out: Path | None) -> Path | None:
+    """Before the work, not after it: can a file be written there?"""
+    if out is not None and not out.parent.is_dir():
+        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    return out
+
+
+def out_option(help: str = "Also write a results JSON there.") -> Callable[[_Command], _Command]:
+    """``--out``, where the results of a measurement go."""
+    return click.option("--out", type=click.Path(path_type=Path), callback=_in_a_folder, help=help)
 
 
 def prepare_keras(backend: str | None = None) -> None:
@@ -290,7 +304,7 @@ def _figures_text(title: str, f: dict[str, Any]) -> str:
 @click.option("--noise", type=click.Path(path_type=Path), help="Folder of noise recordings to add.")
 @click.option("--snr", type=float, help="Signal-to-noise ratio, dB; with --noise.")
 @click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Also write the result there, as a results JSON.")
+@out_option()
 @as_json
 def evaluate(
     run: Path | None,
@@ -318,8 +332,6 @@ def evaluate(
         raise click.UsageError("give either a run folder or --model")
     if (noise is None) != (snr is None):
         raise click.UsageError("--noise and --snr go together")
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"{out}: no folder {out.parent}; make it first")
     if run is not None:
         prepare_keras()
     else:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from serkit.benchmarks import sessions
-from serkit.benchmarks.sessions import Heard, Session, Speech
+from serkit.benchmarks import composition, sessions
+from serkit.benchmarks.composition import Session, Speech
+from serkit.benchmarks.sessions import Heard
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.decision import read_preset
 from serkit.edge.stream import ScoredWindow
@@ -142,7 +143,7 @@ def utterances(corpus: Path) -> list[Utterance]:
 
 def test_a_session_is_what_its_timeline_says_and_the_seed_makes_it(utterances: list[Utterance]) -> None:
     def made(seed: int) -> list[Session]:
-        return list(sessions.emotion_sessions(utterances, 1.0, [None], RATE, seed))
+        return list(composition.emotion_sessions(utterances, 1.0, [None], RATE, seed))
 
     first = made(3)
     assert [s.voice for s in first] == ["ravdess/1", "ravdess/2"]
@@ -165,8 +166,8 @@ def test_a_bed_of_noise_has_its_ratio_to_the_speech(utterances: list[Utterance],
     rng = np.random.default_rng(0)
     soundfile.write(kind / "hum.wav", 0.1 * rng.standard_normal(5 * RATE), RATE)
     one = [u for u in utterances if u.speaker == "1"]
-    (quiet,) = sessions.emotion_sessions(one, 0.5, [None], RATE, 0)
-    (noisy,) = sessions.emotion_sessions(one, 0.5, [(kind, 20.0)], RATE, 0)
+    (quiet,) = composition.emotion_sessions(one, 0.5, [None], RATE, 0)
+    (noisy,) = composition.emotion_sessions(one, 0.5, [(kind, 20.0)], RATE, 0)
     where = np.concatenate([np.arange(int(s.start_s * RATE), int(s.end_s * RATE)) for s in quiet.speech])
     speech, noise = quiet.samples[where], (noisy.samples - quiet.samples)[: len(quiet.samples)][where]
     assert 10 * np.log10(np.mean(np.square(speech)) / np.mean(np.square(noise))) == pytest.approx(20, abs=0.5)
@@ -200,7 +201,7 @@ def trained_on(bundle: Bundle, data: Path) -> list[str]:
 @pytest.mark.data
 def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
     bundle = read_bundle("default")
-    test, tuned = (sessions.material(bundle, data, side) for side in ("test", "tune"))
+    test, tuned = (composition.material(bundle, data, side) for side in ("test", "tune"))
     voices = [{u.voice for u in (*m.utterances, *m.neutral)} for m in (test, tuned)]
     assert not voices[0] & voices[1]
     assert not voices[0] & set(bundle.info["learned_from"]["voices"])
