@@ -151,24 +151,29 @@ function addMessage(at, text) {
 
 // ---------------------------------------------------------------------------------------------- muting
 
-let muting = false;
+let wanted = null; // muted or not, while a request is under way
 
 async function toggleMute() {
-  if (muting || state === null) return;
-  muting = true;
+  if (state === null) return;
+  const underWay = wanted !== null;
+  wanted = !(wanted ?? state.muted);
+  if (underWay) return; // another request follows: no press is lost
   element("mute").setAttribute("aria-busy", "true");
   try {
-    const muted = !state.muted;
-    const headers = { "Content-Type": "application/json" };
-    const response = await fetch("mute", { method: "POST", headers, body: JSON.stringify({ muted }) });
-    if (!response.ok) throw new Error(await response.text());
-    state.muted = (await response.json()).muted;
+    let asked;
+    do {
+      asked = wanted;
+      const headers = { "Content-Type": "application/json" };
+      const response = await fetch("mute", { method: "POST", headers, body: JSON.stringify({ muted: asked }) });
+      if (!response.ok) throw new Error(await response.text());
+      state.muted = (await response.json()).muted;
+    } while (wanted !== asked);
     showBanner("");
   } catch {
     const what = state.muted ? "still muted" : "NOT muted";
     showBanner(`That did not reach serkit: as far as known the microphone is ${what}.`);
   }
-  muting = false;
+  wanted = null;
   element("mute").removeAttribute("aria-busy");
   render();
 }
