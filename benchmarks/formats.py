@@ -68,7 +68,7 @@ def measure(
                     rows.append({**about, "error": str(error)})
                     shown(rows[-1])
                     continue
-                engine = Engine(read_bundle(str(output)).data)
+                engine = Engine(read_bundle(str(output)).data, recipe.window.hop_frames)
                 probabilities = answers(engine.batch_logits)
                 before, after = (score(test.utterances, p, recipe.labels) for p in (reference, probabilities))
                 rows.append(

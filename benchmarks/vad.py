@@ -327,7 +327,7 @@ def _costs(recognizer: Recognizer, speech: Array, repeats: int) -> dict[str, flo
     """Milliseconds per second of audio, medians, measured in turn: model, front end, gates asleep and awake."""
     b = recognizer.bundle
     per_s = b.frontend.sample_rate / (b.window.hop_frames * b.frontend.hop_length)
-    window = np.resize(features(speech, b.frontend), (b.window.n_frames, b.frontend.n_features))
+    window = np.resize(features(speech, b.frontend), (b.window.input_frames, b.frontend.n_features))
     frontend = Frontend(b.frontend)
     gates = {
         name: VoiceGate(_RATE, VadSettings(floor_dbfs=-200, rise_db=0.0), make()) for name, make in _DETECTORS.items()

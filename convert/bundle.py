@@ -76,7 +76,7 @@ def convert_formats(
         info["calibration"] = reference.names("calibration") if format == "int8" else []
         info["parity"] = parity(
             trained,
-            Engine(graphs[format]),
+            Engine(graphs[format], recipe.window.hop_frames),
             windows,
             reference.emotions("validation"),
             recipe.labels,

@@ -1,9 +1,10 @@
 """Keras model to TFLite bytes, in a child process that may crash without taking us along.
 
-The recipe that works everywhere: a batch of one, LSTM steps written out (`unroll=True`), the function frozen to
-constants. There are no WHILE loops (full int8 crashes the converter on them), no fused LSTM operators (they keep state
-from one window to the next), no Flex operators (no device wheel has them), and per-tensor quantized dense layers (the
-per-channel kind needs an operator version that tflite-runtime 2.14 refuses).
+The recipe that works everywhere: a batch of one, LSTM steps written out (`unroll=True`), each signature's function
+frozen to constants. Signatures are those of `serkit.edge.engine`: a network with layers named ``encode`` and
+``classify`` becomes two, any other one. There are no WHILE loops (full int8 crashes the converter on them), no fused
+LSTM operators (they keep state from one window to the next), no Flex operators (no device wheel has them), and
+per-tensor quantized dense layers (the per-channel kind needs an operator version that tflite-runtime 2.14 refuses).
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +39,7 @@ def export(run: Path, formats: Sequence[str], calibration: npt.NDArray[np.float3
     Args:
         run: A finished run folder.
         formats: Keys of `FORMATS`.
-        calibration: Normalised windows ``(n, n_frames, n_features)`` that show int8 the range of every activation.
+        calibration: Normalised windows ``(n, input_frames, n_features)`` that show int8 the range of every activation.
 
     Returns:
         The TFLite flatbuffer of each format.
@@ -63,36 +66,60 @@ def export(run: Path, formats: Sequence[str], calibration: npt.NDArray[np.float3
 
 
 def _convert(run: Path, folder: Path, formats: Sequence[str]) -> None:
-    """The child: load, write the recurrence out, freeze, convert into ``folder``."""
+    """The child: load, split into signatures, freeze, convert into ``folder``."""
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from serkit.train.fit import build_system
-    from serkit.train.runs import load_run, load_trained
-
-    recipe, _, _ = load_run(run)
-    trained = load_trained(run)
-    shape = (recipe.window.n_frames, recipe.frontend.n_features)
-    model = build_system(recipe, unroll=True)
-    model.set_weights(trained.get_weights())
-    function = tf.function(
-        lambda x: model(x, training=False),
-        input_signature=[tf.TensorSpec((1, *shape), tf.float32, name="log_mel")],
-    )
-    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    calibration = np.load(folder / "calibration.npy")
+    module, examples = tf.Module(), {}
+    for name, (network, inputs) in _signatures(run, calibration).items():
+        setattr(module, name, _frozen(network, name))
+        examples[name] = inputs
+    tf.saved_model.save(module, str(folder / "saved"), signatures={name: getattr(module, name) for name in examples})
     for format in formats:
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"), signature_keys=sorted(examples))
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
         if format != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if format == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if format == "int8":
-            calibration = np.load(folder / "calibration.npy")
-            converter.representative_dataset = lambda windows=calibration: ([w[None]] for w in windows)
+            converter.representative_dataset = lambda: (
+                (name, {"frames": x[None]}) for name, inputs in examples.items() for x in inputs
+            )
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         (folder / f"{format}.tflite").write_bytes(converter.convert())
+
+
+def _signatures(run: Path, windows: npt.NDArray[np.float32]) -> dict[str, tuple[Any, npt.NDArray[np.float32]]]:
+    """For each signature its network and what it is calibrated with, ``(n, ...)``."""
+    from serkit.train.fit import build_system
+    from serkit.train.runs import load_run, load_trained
+
+    recipe, _, _ = load_run(run)
+    trained = load_trained(run)
+    whole = build_system(recipe, unroll=True)
+    whole.set_weights(trained.get_weights())
+    if "encode" not in {layer.name for layer in whole.layers}:
+        return {"classify": (whole, windows)}
+    w = recipe.window
+    hop = build_system(replace(recipe, window=replace(w, n_frames=w.hop_frames))).get_layer("encode")
+    hop.set_weights(whole.get_layer("encode").get_weights())
+    chunks = [windows[:, i : i + hop.input.shape[1]] for i in range(0, w.n_frames, w.hop_frames)]
+    features = whole.get_layer("encode").predict(windows, verbose=0)
+    return {"encode": (hop, np.concatenate(chunks)), "classify": (whole.get_layer("classify"), features)}
+
+
+def _frozen(network: Any, name: str) -> Any:
+    """A network as a function of one example, its variables turned to constants."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    signature = [tf.TensorSpec((1, *network.input.shape[1:]), tf.float32, name="frames")]
+    function = tf.function(lambda x: network(x, training=False), input_signature=signature)
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    output = {"encode": "features", "classify": "logits"}[name]
+    return tf.function(lambda frames: {output: frozen(frames)[0]}, input_signature=signature)
 
 
 if __name__ == "__main__":

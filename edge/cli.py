@@ -394,7 +394,7 @@ def verify(model: str, as_json: bool) -> None:
 
     bundle = read_bundle(model)
     recognizer = Recognizer(bundle)
-    recognizer.score(np.zeros((bundle.window.n_frames, bundle.frontend.n_features), np.float32))
+    recognizer.score(np.zeros((bundle.window.input_frames, bundle.frontend.n_features), np.float32))
     engine = recognizer.engine.name
     if as_json:
         result = {

@@ -47,8 +47,8 @@ class Recognizer:
 
     def __init__(self, bundle: Bundle, engine: str = "auto", threads: int = 1) -> None:
         self.bundle = bundle
-        self.engine = Engine(bundle.data, engine, threads)
-        expected = (1, bundle.window.n_frames, bundle.frontend.n_features)
+        self.engine = Engine(bundle.data, bundle.window.hop_frames, engine, threads)
+        expected = (bundle.window.input_frames, bundle.frontend.n_features)
         if self.engine.input_shape != expected or self.engine.n_labels != len(bundle.labels):
             raise ModelError(
                 f"{bundle.path.name}: its graph takes {self.engine.input_shape} and gives {self.engine.n_labels} "
@@ -57,14 +57,19 @@ class Recognizer:
         self._frontend = Frontend(bundle.frontend)
         self._fill = silence(bundle.frontend)
 
-    def score(self, window: Array) -> npt.NDArray[np.float64]:
-        """Probabilities ``(n_labels,)`` of one window of frames, not normalised, ``(n_frames, n_features)``."""
-        return softmax(self.engine.logits(normalise(window, self.bundle.window)), self.bundle.temperature)
+    def score(self, window: Array, hop: int | None = None) -> npt.NDArray[np.float64]:
+        """Probabilities ``(n_labels,)`` of one window of frames, not normalised, ``(input_frames, n_features)``.
+
+        In a stream, ``hop`` says which hop it begins with; see `serkit.edge.engine.Engine.logits`.
+        """
+        return softmax(self.engine.logits(normalise(window, self.bundle.window), hop), self.bundle.temperature)
 
     def windows(self, blocks: Iterable[Array], gate: VoiceGate | None = None) -> Iterator[ScoredWindow]:
         """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
 
-        Results do not depend on how the stream is cut into blocks. Memory is one window and one block.
+        Results do not depend on how the stream is cut into blocks. Memory is one window and one block. A model with an
+        encoder computes nothing twice: a window costs its newest hop and the steps after the encoder, and after a
+        pause the hops that went unscored.
 
         Args:
             blocks: The stream.
@@ -73,11 +78,12 @@ class Recognizer:
         """
         w, f = self.bundle.window, self.bundle.frontend
         self._frontend.reset()
+        self.engine.forget()
         if gate is not None:
             gate.reset()
-        buffer = np.empty((w.n_frames + 4 * w.hop_frames, f.n_features), np.float32)
-        levels = np.empty(len(buffer), np.float32)  # of the frames in the buffer, dB
-        first = filled = 0  # index of the buffer's first frame in the stream, and frames in the buffer
+        buffer = np.full((w.input_frames + 4 * w.hop_frames, f.n_features), self._fill, np.float32)
+        levels = frame_levels(buffer, f)  # of the frames in the buffer, dB
+        first, filled = -w.context_frames, w.context_frames  # the buffer's first frame in the stream; frames in it
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
 
         def take(frames: Array) -> Iterator[ScoredWindow]:
@@ -90,11 +96,11 @@ class Recognizer:
                 levels[filled : filled + n] = frame_levels(frames[position : position + n], f)
                 position, filled = position + n, filled + n
                 start = 0
-                while filled - start >= w.n_frames:
-                    covered = first + start + w.n_frames
+                while filled - start >= w.input_frames:
+                    covered = first + start + w.input_frames
                     end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
-                    window = slice(start, start + w.n_frames)
-                    yield self._scored(buffer[window], levels[window], end_s, gate)
+                    window = slice(start, start + w.input_frames)
+                    yield self._scored(buffer[window], levels[window], first + start, end_s, gate)
                     start += w.hop_frames
                 first += start
                 kept = max(0, filled - start)
@@ -112,22 +118,29 @@ class Recognizer:
                 yield from take(self._frontend.push(part))
         yield from take(self._frontend.flush())
         if n_frames > covered and filled:
-            last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
+            last = np.full((w.input_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
-            yield self._scored(last, frame_levels(last, f), n_samples / f.sample_rate, gate, filled)
+            yield self._scored(last, frame_levels(last, f), first, n_samples / f.sample_rate, gate, filled)
 
     def _scored(
-        self, window: Array, levels: Array, time_s: float, gate: VoiceGate | None, filled: int | None = None
+        self,
+        window: Array,
+        levels: Array,
+        start: int,
+        time_s: float,
+        gate: VoiceGate | None,
+        filled: int | None = None,
     ) -> ScoredWindow:
-        """A window and its frames' levels; only the first ``filled`` of them were heard."""
+        """A window from frame ``start`` of the stream on, and its frames' levels; the first ``filled`` were heard."""
         w, f = self.bundle.window, self.bundle.frontend
         if gate is None:
-            ratio = newest = speech_ratio(levels)
+            ratio = newest = speech_ratio(levels[w.context_frames :])
         else:
             window_s, hop_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, w.hop_frames))
             ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - hop_s, time_s)
         level_dbfs = float(levels[:filled][-w.hop_frames :].max())
-        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window) if newest >= MIN_SPEECH else None)
+        hop = (start + w.context_frames) // w.hop_frames
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window, hop) if newest >= MIN_SPEECH else None)
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:

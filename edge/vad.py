@@ -56,9 +56,14 @@ def _full_scale(settings: FrontendSettings) -> float:
     return float(10 * np.log10(np.mean(10 ** (_log_energy(features(noise, settings), settings.n_mels) / 10))))
 
 
+def speech_frames(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which of one window's frames hold speech, given their levels in dB."""
+    return np.asarray(levels > max(FLOOR_DBFS, float(levels.max()) - RANGE_DB))
+
+
 def speech_ratio(levels: npt.NDArray[np.float32]) -> float:
     """Share of one window's frames that hold speech, 0 to 1, given their levels in dB."""
-    return float(np.mean(levels > max(FLOOR_DBFS, float(levels.max()) - RANGE_DB)))
+    return float(np.mean(speech_frames(levels)))
 
 
 class Detector(Protocol):

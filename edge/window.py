@@ -21,6 +21,8 @@ class WindowSettings:
     Attributes:
         n_frames: Length of a window, frames.
         hop_frames: Step from one window to the next, frames.
+        context_frames: Earlier frames that the model gets in front of each window, because its convolutions reach back
+            or because they set the level; silence before the beginning of a stream.
         normalisation: ``window``: z-score over the whole window (one mean, one deviation), which makes the model deaf
             to gain; ``none``: log-mel as it comes.
         range_db: Values this far below the window's maximum are raised to it before the z-score, so that the noise
@@ -29,16 +31,24 @@ class WindowSettings:
 
     n_frames: int = 128
     hop_frames: int = 50
+    context_frames: int = 0
     normalisation: Literal["window", "none"] = "window"
     range_db: float = 60.0
 
     def __post_init__(self) -> None:
         if self.n_frames < 1 or self.hop_frames < 1:
             raise SettingsError(f"window of {self.n_frames} frames every {self.hop_frames}: both need to be at least 1")
+        if self.context_frames < 0:
+            raise SettingsError(f"window: context_frames is {self.context_frames}; it needs 0 or more")
         if self.normalisation not in ("window", "none"):
             raise SettingsError(f"window: normalisation is {self.normalisation!r}; choose 'window' or 'none'")
         if self.range_db < 0:
             raise SettingsError(f"window: range_db is {self.range_db}; it needs 0 (off) or more")
+
+    @property
+    def input_frames(self) -> int:
+        """What the model is given: context and window, frames."""
+        return self.context_frames + self.n_frames
 
 
 def silence(settings: FrontendSettings) -> float:
@@ -47,7 +57,7 @@ def silence(settings: FrontendSettings) -> float:
 
 
 def normalise(window: Array, settings: WindowSettings) -> Array:
-    """A window, or a batch of them ``(..., n_frames, n_features)``, as the model was trained to see it; float32."""
+    """A window, or a batch of them ``(..., input_frames, n_features)``, as the model was trained to see it; float32."""
     x = np.asarray(window, np.float32)
     axes = (-2, -1)
     if settings.range_db:
@@ -65,11 +75,11 @@ def n_windows(n_frames: int, settings: WindowSettings) -> int:
 
 
 def cut_windows(frames: Array, settings: WindowSettings, fill: float) -> Array:
-    """All windows of a recording, not normalised, ``(n_windows, n_frames, n_features)``."""
-    count = n_windows(len(frames), settings)
-    padded = np.full(((count - 1) * settings.hop_frames + settings.n_frames, frames.shape[1]), fill, np.float32)
-    padded[: len(frames)] = frames[: len(padded)]
-    view = np.lib.stride_tricks.sliding_window_view(padded, settings.n_frames, axis=0)
+    """All windows of a recording with their context, not normalised, ``(n_windows, input_frames, n_features)``."""
+    count, context = n_windows(len(frames), settings), settings.context_frames
+    padded = np.full(((count - 1) * settings.hop_frames + settings.input_frames, frames.shape[1]), fill, np.float32)
+    padded[context : context + len(frames)] = frames[: len(padded) - context]
+    view = np.lib.stride_tricks.sliding_window_view(padded, settings.input_frames, axis=0)
     return np.ascontiguousarray(view[:: settings.hop_frames].transpose(0, 2, 1))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,8 @@ from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.mel import hz_to_mel, mel_to_hz
-from serkit.edge.window import silence
+from serkit.edge.vad import frame_levels, speech_frames
+from serkit.edge.window import WindowSettings, silence
 from serkit.train.corpora import recordings
 
 Array = npt.NDArray[np.float32]
@@ -39,6 +41,7 @@ class AugmentSettings:
     """How far each augmentation goes; 0 switches it off.
 
     Attributes:
+        crop: Where windows are cut from an utterance: ``anywhere``, or between the beginning and end of its ``speech``.
         time_stretch: Largest change of tempo; 0.15 draws rates from 1/1.15 to 1.15, evenly in their logarithm.
         pitch_shift: Largest shift, semitones, either way.
         noise_probability: Share of windows that get noise.
@@ -52,6 +55,7 @@ class AugmentSettings:
         mel_mask_bands: Their largest width, bands.
     """
 
+    crop: Literal["anywhere", "speech"] = "anywhere"
     time_stretch: float = 0.0
     pitch_shift: float = 0.0
     noise_probability: float = 0.0
@@ -64,6 +68,8 @@ class AugmentSettings:
     mel_mask_bands: int = 12
 
     def __post_init__(self) -> None:
+        if self.crop not in ("anywhere", "speech"):
+            raise SettingsError(f"crop is {self.crop!r}; choose 'anywhere' or 'speech'")
         low, high = self.noise_snr_db
         if low > high:
             raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
@@ -154,22 +160,30 @@ def add_noise(frames: Array, noise: Array, snr_db: float) -> Array:
     return np.asarray(np.logaddexp(frames, noise + np.float32(signal - snr_db * np.log(10) / 10)), np.float32)
 
 
+def speech_span(frames: Array, frontend: FrontendSettings) -> tuple[int, int]:
+    """From the first frame of speech to behind the last one, by level; all of an utterance that has none."""
+    speech = np.flatnonzero(speech_frames(frame_levels(frames, frontend)))
+    return (int(speech[0]), int(speech[-1]) + 1) if len(speech) else (0, len(frames))
+
+
 def random_window(
     frames: Array,
-    n_frames: int,
+    window: WindowSettings,
     settings: AugmentSettings,
     frontend: FrontendSettings,
     noises: Sequence[Array],
     rng: np.random.Generator,
 ) -> Array:
-    """One augmented window from anywhere in an utterance, not normalised, ``(n_frames, n_mels)``.
+    """One augmented window and its context from an utterance, not normalised, ``(input_frames, n_mels)``.
 
-    A longer utterance is cropped at random; a shorter one lies at a random place in silence.
+    A longer utterance (or its speech, as ``crop`` says) is cropped at random; a shorter one lies at a random place in
+    the window. What is read before its beginning and after its end is silence.
     """
-    a, fill = settings, silence(frontend)
+    a, fill, n_frames = settings, silence(frontend), window.input_frames
     rate = float(np.exp(rng.uniform(-1, 1) * np.log1p(a.time_stretch)))
-    room = len(frames) / rate - n_frames
-    start = rng.uniform(0, room) if room > 0 else rng.uniform(room, 0)
+    low, high = speech_span(frames, frontend) if a.crop == "speech" else (0, len(frames))
+    room = (high - low) / rate - window.n_frames
+    start = low / rate + (rng.uniform(0, room) if room > 0 else rng.uniform(room, 0)) - window.context_frames
     x = stretch_time(frames, rate, start * rate, n_frames, fill)
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)

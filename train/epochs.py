@@ -47,7 +47,7 @@ class Epochs:
         return order[: len(order) - len(order) % n_devices()]
 
     def batches(self, epoch: int) -> Iterator[tuple[Array, Array]]:
-        """Inputs ``(n, n_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""
+        """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""
         t, order = self.recipe.training, self.order(epoch)
         starts = range(0, len(order), t.batch_size)
         with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while this one trains
@@ -64,7 +64,7 @@ class Epochs:
         windows = [
             random_window(
                 self.data.frames[row].astype(np.float32),
-                r.window.n_frames,
+                r.window,
                 r.augment,
                 r.frontend,
                 self.noises,

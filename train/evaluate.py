@@ -157,7 +157,7 @@ def _run_source(run: Path) -> dict[str, Any]:
 
 def _model_source(model: str, engine: str) -> dict[str, Any]:
     bundle = read_bundle(model)
-    loaded = Engine(bundle.data, engine)
+    loaded = Engine(bundle.data, bundle.window.hop_frames, engine)
     info = bundle.info
     return {
         "name": bundle.name,

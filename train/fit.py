@@ -90,7 +90,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
     if SYSTEMS[recipe.system].fit is None:
-        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.n_frames)
+        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames)
         _descend(recipe, model, Epochs(recipe, sides["train"], noises), sides["validation"], validation, run, console)
     else:
         _fit_at_once(recipe, model, sides, validation, run)
@@ -236,15 +236,24 @@ def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
     """
     if recipe.system not in SYSTEMS:
         raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
-    shape = (recipe.window.n_frames, recipe.frontend.n_features)
+    shape = (recipe.window.input_frames, recipe.frontend.n_features)
     build = SYSTEMS[recipe.system].build
     known = [n for n, p in signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "unroll"]
     if unknown := sorted(set(recipe.model) - set(known)):
         raise SettingsError(f"recipe {recipe.name}, [model]: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
     try:
-        return build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
+        model = build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
+    w = recipe.window
+    if "encode" in {layer.name for layer in model.layers} and (
+        w.normalisation != "none" or w.range_db or w.n_frames % w.hop_frames
+    ):
+        raise SettingsError(
+            f"recipe {recipe.name}, [window]: {recipe.system} encodes every hop once, whatever window it is in; that "
+            "needs normalisation = 'none', range_db = 0 and n_frames a multiple of hop_frames"
+        )
+    return model
 
 
 def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunState) -> dict[str, Any]:

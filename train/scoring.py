@@ -33,7 +33,7 @@ class Windows:
     """The windows of many utterances, ready for a model.
 
     Attributes:
-        inputs: Normalised, ``(n_windows, n_frames, n_features)`` float32.
+        inputs: Normalised, ``(n_windows, input_frames, n_features)`` float32.
         owner: Which utterance each window belongs to, ``(n_windows,)``.
         speech: Weight of each window in its utterance, ``(n_windows,)``.
     """
@@ -53,7 +53,7 @@ def window_utterances(
     inputs, owner, speech = [], [], []
     for i, f in enumerate(frames):
         cut = cut_windows(f.astype(np.float32), window, silence(frontend))
-        ratios = np.array([speech_ratio(frame_levels(w, frontend)) for w in cut])
+        ratios = np.array([speech_ratio(frame_levels(w[window.context_frames :], frontend)) for w in cut])
         keep = ratios >= MIN_SPEECH
         if not keep.any():
             keep[:], ratios[:] = True, 1.0

@@ -24,11 +24,12 @@ import json, sys
 import numpy as np
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
-data, name = read_bundle(sys.argv[1]).data, sys.argv[2]
-engine = Engine(data, name)
-a, b = np.random.default_rng(0).standard_normal((2, *engine.input_shape[1:])).astype(np.float32)
+bundle, name = read_bundle(sys.argv[1]), sys.argv[2]
+load = lambda: Engine(bundle.data, bundle.window.hop_frames, name)
+engine = load()
+a, b = np.random.default_rng(0).standard_normal((2, *engine.input_shape)).astype(np.float32)
 sequence = [a, a, b, a, 30 * b, a, np.zeros_like(a), a]
-answers = [engine.logits(w) for w in sequence] + [Engine(data, name).logits(a), engine.logits(b)]
+answers = [engine.logits(w) for w in sequence] + [load().logits(a), engine.logits(b)]
 print(json.dumps([x.tolist() for x in answers]))
 """
 
@@ -75,14 +76,14 @@ def test_integers_are_rounded_and_clipped() -> None:
 
 @pytest.mark.slow
 def test_a_window_of_another_shape_is_refused(tiny_bundles: dict[str, Path]) -> None:
-    engine = Engine(tiny_bundles["dynamic"].read_bytes())
+    engine = Engine(tiny_bundles["dynamic"].read_bytes(), 25)
     with pytest.raises(ModelError, match=r"window of shape \(3, 128\); this model needs \(64, 128\)"):
         engine.logits(np.zeros((3, 128), np.float32))
 
 
 def test_what_is_no_graph_is_refused() -> None:
     with pytest.raises(ModelError, match="cannot load this model"):
-        Engine(b"\0" * 64)
+        Engine(b"\0" * 64, 25)
 
 
 def test_tflite_runtime_beside_tensorflow_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,15 +91,15 @@ def test_tflite_runtime_beside_tensorflow_says_so(monkeypatch: pytest.MonkeyPatc
         pytest.skip("tflite-runtime is not installed")
     monkeypatch.setitem(sys.modules, "tensorflow", sys)
     with pytest.raises(ModelError, match="does not work in a process that has loaded TensorFlow"):
-        Engine(b"\0" * 64, "tflite-runtime")
+        Engine(b"\0" * 64, 25, "tflite-runtime")
 
 
 def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "litert", "no_such_module_a")
     monkeypatch.setitem(ENGINES, "tflite-runtime", "no_such_module_b")
     with pytest.raises(MissingExtraError, match="pip install ai-edge-litert"):
-        Engine(b"")
+        Engine(b"", 25)
     with pytest.raises(MissingExtraError, match="pip install tflite-runtime"):
-        Engine(b"", "tflite-runtime")
+        Engine(b"", 25, "tflite-runtime")
     with pytest.raises(ModelError, match="no engine 'tensorrt'"):
-        Engine(b"", "tensorrt")
+        Engine(b"", 25, "tensorrt")

@@ -41,21 +41,22 @@ def blocks(x: np.ndarray, size: int) -> FakeSource:
     cuts=st.lists(st.integers(0, 48000), max_size=10),
     n=st.integers(400, 48000),
     hop=st.sampled_from([1, 25, 64, 90]),
+    context=st.sampled_from([0, 7, 100]),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_windows_are_those_of_the_whole_recording(
-    recognizer: Recognizer, cuts: list[int], n: int, hop: int, monkeypatch: pytest.MonkeyPatch
+    recognizer: Recognizer, cuts: list[int], n: int, hop: int, context: int
 ) -> None:
     x = (0.1 * np.random.default_rng(1).standard_normal(n)).astype(np.float32)
-    window = WindowSettings(n_frames=64, hop_frames=hop)
+    window = WindowSettings(n_frames=64, hop_frames=hop, context_frames=context)
     seen: list[np.ndarray] = []
     heard = Recognizer.__new__(Recognizer)
     heard.__dict__ = recognizer.__dict__ | {"bundle": replace(recognizer.bundle, window=window)}
-    heard.score = lambda w: seen.append(w.copy()) or np.ones(4)  # type: ignore
+    heard.score = lambda w, hop: seen.append(w.copy()) or np.ones(4)  # type: ignore
     scored = list(heard.windows(np.split(x, np.clip(np.sort(cuts), 0, n))))
     frontend = recognizer.bundle.frontend
     whole = cut_windows(features(x, frontend), window, silence(frontend))
-    expected = [w for w in whole if speech_ratio(frame_levels(w, frontend)) >= MIN_SPEECH]
+    expected = [w for w in whole if speech_ratio(frame_levels(w[context:], frontend)) >= MIN_SPEECH]
     assert len(scored) == len(whole)
     assert np.array_equal(np.array(seen).reshape(-1), np.array(expected).reshape(-1))
     times = [w.time_s for w in scored]
@@ -101,5 +102,5 @@ def test_silence_costs_no_inference(recognizer: Recognizer) -> None:
 
 
 def test_a_graph_that_does_not_fit_its_description_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(ModelError, match=r"its graph takes \(1, 64, 128\).*its description says \(1, 99, 128\)"):
+    with pytest.raises(ModelError, match=r"its graph takes \(64, 128\).*its description says \(99, 128\)"):
         Recognizer(replace(bundle, window=WindowSettings(n_frames=99)))

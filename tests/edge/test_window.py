@@ -12,13 +12,16 @@ from serkit.edge.vad import frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, n_windows, normalise
 
 
-@given(n=st.integers(0, 500), length=st.integers(1, 80), hop=st.integers(1, 120))
-def test_windows_cover_every_frame_or_hop_over_it(n: int, length: int, hop: int) -> None:
-    settings = WindowSettings(n_frames=length, hop_frames=hop)
+@given(n=st.integers(0, 500), length=st.integers(1, 80), hop=st.integers(1, 120), context=st.integers(0, 50))
+def test_windows_cover_every_frame_or_hop_over_it(n: int, length: int, hop: int, context: int) -> None:
+    settings = WindowSettings(n_frames=length, hop_frames=hop, context_frames=context)
     frames = np.arange(1, n + 1, dtype=np.float32)[:, None]
     windows = cut_windows(frames, settings, 0.0)
     assert len(windows) == n_windows(n, settings)
-    for k, window in enumerate(windows[:, :, 0]):
+    for k, (window, earlier) in enumerate(zip(windows[:, context:, 0], windows[:, :context, 0], strict=True)):
+        before = frames[max(0, k * hop - context) : k * hop, 0]
+        assert np.array_equal(earlier[context - len(before) :], before)
+        assert not earlier[: context - len(before)].any()
         expected = frames[k * hop : k * hop + length, 0]
         assert np.array_equal(window[: len(expected)], expected)
         assert not window[len(expected) :].any()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serkit.train.zoo import (
+    causal_cnn_bilstm,
     cnn,
     cnn_bilstm,
     densenet_lstm,
@@ -40,6 +41,7 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {
+    "causal-cnn-bilstm": System(causal_cnn_bilstm.build),
     "r1-cnn-bilstm": System(cnn_bilstm.build),
     "cnn": System(cnn.build),
     "lstm": System(lstm.build),

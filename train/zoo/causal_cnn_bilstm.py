@@ -1,0 +1,103 @@
+"""serkit's own CNN-BiLSTM, made to be heard every hop: a causal convolutional encoder, a BiLSTM over its features.
+
+It follows R1 (`serkit.train.zoo.cnn_bilstm`) in its parts, convolutions, BiLSTM, attention, and differs where a stream
+asks for it, so that each hop costs only its new frames (`serkit.edge.engine`):
+
+- *Level*: a z-score over the window would change every earlier frame with every hop. Each frame is measured against
+  the loudest band of the last ``level_frames`` instead: 1 is as loud, 0 is 60 dB below or less. A gain changes nothing.
+- *Encoder*: convolutions with a stride of 2 and without padding, in place of pooling. A feature depends on the frames
+  up to its own time and on nothing that comes later; every ``2 ** len(filters)`` frames there is one.
+- *Classifier*: one BiLSTM over the window's features, attention and maximum over its steps, logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from serkit.train.zoo.layers import attention_pool
+
+_RANGE = float(np.log(10) * 60 / 10)  # 60 dB in the unit of log-mel values
+
+
+def context_frames(level_frames: int, kernels: Sequence[int]) -> int:
+    """Frames before its own hop that the encoder needs.
+
+    >>> context_frames(128, (5, 3, 3, 3))
+    145
+    """
+    reach = 1 + sum((kernel - 1) * 2**i for i, kernel in enumerate(kernels))
+    return level_frames + reach - 2 ** len(kernels)
+
+
+def build(
+    n_frames: int,
+    n_features: int,
+    n_labels: int,
+    *,
+    unroll: bool = False,
+    level_frames: int = 128,
+    filters: Sequence[int] = (24, 48, 64, 96),
+    kernels: Sequence[int] = (5, 3, 3, 3),
+    features: int = 96,
+    lstm_units: int = 64,
+    dropout: float = 0.1,
+    dense_dropout: float = 0.3,
+) -> Any:
+    """Build the network.
+
+    Args:
+        n_frames: `context_frames` and the frames of one window, a multiple of ``2 ** len(filters)``.
+        n_features: Mel bands.
+        n_labels: Emotions.
+        unroll: Write the LSTM steps out, for conversion.
+        level_frames: How many earlier frames set the level.
+        filters: Filters of the convolutions.
+        kernels: Their square kernels' sides.
+        features: Width of the encoder's output.
+        lstm_units: Units of each LSTM direction.
+        dropout: Rate of whole channels after each convolution.
+        dense_dropout: Rate around the BiLSTM and before the logits.
+
+    Raises:
+        ValueError: The window does not divide into the encoder's steps.
+
+    Returns:
+        Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``encode`` and
+        ``classify``.
+    """
+    context, stride = context_frames(level_frames, kernels), 2 ** len(filters)
+    if len(filters) != len(kernels):
+        raise ValueError(f"{len(filters)} filters and {len(kernels)} kernels; there has to be one for each")
+    if n_frames <= context or (n_frames - context) % stride:
+        raise ValueError(
+            f"{n_frames} frames are not context_frames = {context} and a window of a multiple of {stride} frames"
+        )
+    inputs = keras.Input((n_frames, n_features), name="log_mel")
+    x = layers.Reshape((n_frames, n_features, 1))(inputs)
+    loudest = layers.MaxPooling2D((1, n_features))(x)
+    loudest = layers.MaxPooling2D((level_frames + 1, 1), strides=1)(loudest)
+    x = layers.Subtract()([layers.Cropping2D(((level_frames, 0), (0, 0)))(x), loudest])
+    x = layers.ReLU()(layers.Rescaling(1 / _RANGE, offset=1.0)(x))
+    for i, (n_filters, side) in enumerate(zip(filters, kernels, strict=True)):
+        x = layers.Conv2D(n_filters, side, strides=2, use_bias=False, name=f"conv{i + 1}")(x)
+        x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i + 1}")(x))
+        x = layers.SpatialDropout2D(dropout)(x)
+    steps, bands, channels = x.shape[1:]
+    x = layers.Reshape((steps, bands * channels))(x)
+    x = layers.Dense(features, use_bias=False, name="project")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm_project")(x))
+    encode = keras.Model(inputs, x, name="encode")
+
+    heard = keras.Input((steps, features), name="features")
+    x = layers.Dropout(dense_dropout)(heard)
+    lstm = layers.LSTM(lstm_units, return_sequences=True, unroll=unroll)
+    x = layers.Bidirectional(lstm, name="bilstm")(x)
+    x = attention_pool(layers.Dropout(dense_dropout)(x))
+    x = layers.Dropout(dense_dropout)(x)
+    classify = keras.Model(heard, layers.Dense(n_labels, name="logits")(x), name="classify")
+    return keras.Model(inputs, classify(encode(inputs)), name="causal_cnn_bilstm")
