@@ -145,7 +145,7 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
         if as_json:
             click.echo(to_json(result))
         else:
-            from serkit.edge.terminal import prediction_text
+            from serkit.edge.lines import prediction_text
 
             click.echo(prediction_text(result))
     if failed:
@@ -283,7 +283,7 @@ def _show(
                 for event in listener:
                     click.echo(to_json(event))
             else:
-                from serkit.edge.terminal import show_events
+                from serkit.edge.lines import show_events
 
                 show_events(listener, title)
         finally:

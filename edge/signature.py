@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from serkit.edge.errors import ModelError
@@ -120,6 +119,8 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
 
 def signing_key() -> Ed25519PrivateKey:
     """This machine's signing key; made on first use, and then trusted by this machine."""
+    from cryptography.hazmat.primitives import serialization  # a device only verifies, and this loads every cipher
+
     path = config_folder() / "signing.key"
     if path.exists():
         try:
@@ -146,7 +147,7 @@ def signing_key() -> Ed25519PrivateKey:
 
 
 def _public(key: Ed25519PrivateKey) -> tuple[bytes, bytes]:
-    raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+    raw = key.public_key().public_bytes_raw()
     return hashlib.blake2b(raw, digest_size=8).digest(), raw
 
 

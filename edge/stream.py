@@ -109,13 +109,24 @@ class Recognizer:
                 filled = kept
             n_frames += len(frames)
 
+        def hear(part: Array) -> Iterator[ScoredWindow]:
+            for start in range(0, len(part), f.sample_rate):  # in seconds: the gate remembers the last minute
+                if gate is not None:
+                    gate.push(part[start : start + f.sample_rate])
+                yield from take(self._frontend.push(part[start : start + f.sample_rate]))
+
+        held: list[Array] = []  # blocks of a window that is not complete: many small steps cost more than a large one
+        n_held = 0
         for block in blocks:
             n_samples += len(block)
-            for start in range(0, len(block), f.sample_rate):  # in seconds: the gate remembers the last minute
-                part = block[start : start + f.sample_rate]
-                if gate is not None:
-                    gate.push(part)
-                yield from take(self._frontend.push(part))
+            n_held += len(block)
+            held.append(block)
+            if n_samples >= (first + w.input_frames - 1) * f.hop_length + f.win_length or n_held >= f.sample_rate:
+                part, n_held = np.concatenate(held), 0
+                held.clear()
+                yield from hear(part)
+        if held:
+            yield from hear(np.concatenate(held))
         yield from take(self._frontend.flush())
         if n_frames > covered and filled:
             last = np.full((w.input_frames, f.n_features), self._fill, np.float32)

@@ -225,13 +225,13 @@ class VoiceGate:
         samples = np.concatenate([self._rest, samples])
         n = len(samples) // self._chunk * self._chunk
         self._rest = samples[n:].copy()
-        for chunk in samples[:n].reshape(-1, self._chunk):
-            self._flags.append(self._decide(chunk))
-            self.n_chunks += 1
+        chunks = samples[:n].reshape(-1, self._chunk)
+        powers = np.mean(np.square(chunks), axis=1).tolist()
+        self._flags.extend([self._decide(c, p) for c, p in zip(chunks, powers, strict=True)])
+        self.n_chunks += len(powers)
 
-    def _decide(self, chunk: Array) -> bool:
+    def _decide(self, chunk: Array, power: float) -> bool:
         probability = 0.0
-        power = float(np.mean(np.square(chunk)))
         self._powers.append(power)
         self._awake = round(_AWAKE_S / _CHUNK_S) if power >= self._rise * min(self._powers) else self._awake - 1
         if power >= self._floor and self._awake > 0:

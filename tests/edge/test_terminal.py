@@ -11,7 +11,8 @@ import serkit
 from serkit.edge.audio import FakeSource
 from serkit.edge.config import Config
 from serkit.edge.events import Event
-from serkit.edge.terminal import live_view, show_events
+from serkit.edge.lines import show_events
+from serkit.edge.terminal import live_view
 from serkit.edge.vad import VadSettings
 
 BY_LEVEL = Config(vad=VadSettings(detector="level"))
@@ -43,6 +44,7 @@ def test_the_live_view_shows_level_answer_history_and_health(speech: np.ndarray)
 def test_a_terminal_is_redrawn_and_a_pipe_gets_lines(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr("serkit.edge.terminal.Console", lambda: Console(file=screen, width=120, force_terminal=True))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     with serkit.listen(lambda rate: FakeSource(speech, rate, 512), config=BY_LEVEL) as listener:
         show_events(listener, "a test")
     assert "hears a test, speech by level; Ctrl-C ends" in screen.getvalue()
