@@ -72,17 +72,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 TINY_RECIPE = """
-system = "r1-cnn-bilstm"
+system = "causal-cnn-bilstm"
 labels = ["neutral", "happy", "angry", "fearful"]
+[frontend]
+n_mels = 40
 [window]
-n_frames = 64
-hop_frames = 25
+n_frames = 72
+hop_frames = 24
+context_frames = 37
+normalisation = "none"
+range_db = 0.0
 [model]
-filters = [4, 4, 8]
-kernels = [3, 3, 3]
-time_pool = 1
+level_frames = 32
+filters = [6, 8]
+kernels = [5, 3]
+strides = [2, 2]
+features = 16
 lstm_units = 16
-dense_units = [16, 16]
 dropout = 0.0
 dense_dropout = 0.1
 [split]
@@ -103,7 +109,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a tiny CNN-BiLSTM on the synthetic corpus."""
+    """A finished run of a tiny causal CNN-BiLSTM on the synthetic corpus."""
     from serkit.train.fit import train
     from serkit.train.recipe import read_recipe
 

@@ -42,6 +42,8 @@ class AugmentSettings:
 
     Attributes:
         crop: Where windows are cut from an utterance: ``anywhere``, or between the beginning and end of its ``speech``.
+        crop_slack: How far a window may reach beyond what it is cut from, as a share of its length: the first and last
+            windows of somebody who speaks are partly silent.
         time_stretch: Largest change of tempo; 0.15 draws rates from 1/1.15 to 1.15, evenly in their logarithm.
         pitch_shift: Largest shift, semitones, either way.
         noise_probability: Share of windows that get noise.
@@ -56,6 +58,7 @@ class AugmentSettings:
     """
 
     crop: Literal["anywhere", "speech"] = "anywhere"
+    crop_slack: float = 0.0
     time_stretch: float = 0.0
     pitch_shift: float = 0.0
     noise_probability: float = 0.0
@@ -70,6 +73,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if self.crop not in ("anywhere", "speech"):
             raise SettingsError(f"crop is {self.crop!r}; choose 'anywhere' or 'speech'")
+        if not 0 <= self.crop_slack < 1:
+            raise SettingsError(f"crop_slack is {self.crop_slack}; it needs 0 to below 1")
         low, high = self.noise_snr_db
         if low > high:
             raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
@@ -177,13 +182,15 @@ def random_window(
     """One augmented window and its context from an utterance, not normalised, ``(input_frames, n_mels)``.
 
     A longer utterance (or its speech, as ``crop`` says) is cropped at random; a shorter one lies at a random place in
-    the window. What is read before its beginning and after its end is silence.
+    the window; either way the window may reach ``crop_slack`` beyond. What is read before the recording's beginning
+    and after its end is silence.
     """
     a, fill, n_frames = settings, silence(frontend), window.input_frames
     rate = float(np.exp(rng.uniform(-1, 1) * np.log1p(a.time_stretch)))
     low, high = speech_span(frames, frontend) if a.crop == "speech" else (0, len(frames))
     room = (high - low) / rate - window.n_frames
-    start = low / rate + (rng.uniform(0, room) if room > 0 else rng.uniform(room, 0)) - window.context_frames
+    slack = a.crop_slack * window.n_frames
+    start = low / rate + rng.uniform(min(0, room) - slack, max(0, room) + slack) - window.context_frames
     x = stretch_time(frames, rate, start * rate, n_frames, fill)
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)

@@ -41,7 +41,7 @@ BAND_HZ = (300.0, 3000.0)
 
 
 def integrated_gradients(model: Any, windows: Array, labels: npt.NDArray[np.intp], steps: int = 24) -> Array:
-    """Attribution of one logit per window, from the window's mean level (0 after the z-score) to the window.
+    """Attribution of one logit per window, from the window's mean level to the window.
 
     Args:
         model: Keras model on the TensorFlow back end, ``(batch, n_frames, n_features)`` to logits.
@@ -63,15 +63,16 @@ def integrated_gradients(model: Any, windows: Array, labels: npt.NDArray[np.intp
 
     out = np.empty_like(windows)
     for i, (window, label) in enumerate(zip(windows, labels, strict=True)):
-        path = ((np.arange(steps) + 0.5) / steps).astype(np.float32)[:, None, None] * window
-        out[i] = window * np.mean(gradient(tf.constant(path), tf.fill([steps], int(label))), axis=0)
+        mean = window.mean()
+        path = mean + ((np.arange(steps) + 0.5) / steps).astype(np.float32)[:, None, None] * (window - mean)
+        out[i] = (window - mean) * np.mean(gradient(tf.constant(path), tf.fill([steps], int(label))), axis=0)
     return out
 
 
 def occlude(windows: Array, bands: npt.NDArray[np.bool_]) -> Array:
     """The windows with the marked mel bands at the window's mean level."""
     hidden = windows.copy()
-    hidden[:, :, bands] = 0.0
+    hidden[:, :, bands] = windows.mean(axis=(1, 2), keepdims=True)
     return hidden
 
 
@@ -199,10 +200,13 @@ def explain(run: Path, out: Path, data: Path | None = None, n_maps: int = 12) ->
         "occlusion": occlusion(logits, windows, emotions, labels, hz),
     }
     out.mkdir(parents=True, exist_ok=True)
-    names = {layer.name for layer in model.layers}
-    if "attention_weights" in names:
-        weights = keras.Model(model.input, model.get_layer("attention_weights").output)
-        attention = np.asarray(weights.predict(inputs, batch_size=64, verbose=0))[:, :, 0]
+    network, heard = model, inputs
+    if "encode" in {layer.name for layer in model.layers}:
+        network, heard = model.get_layer("classify"), model.get_layer("encode").predict(inputs, verbose=0)
+    if "attention_weights" in {layer.name for layer in network.layers}:
+        weights = keras.Model(network.input, network.get_layer("attention_weights").output)
+        attention = np.asarray(weights.predict(heard, batch_size=64, verbose=0))[:, :, 0]
+        inputs = inputs[:, recipe.window.context_frames :]
         energy = inputs.mean(axis=2).reshape(len(inputs), attention.shape[1], -1).mean(axis=2)
         loudest = [np.corrcoef(a, e)[0, 1] for a, e in zip(attention, energy, strict=True)]
         result["attention"] = {

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.slow
 
 #: What makes each system small: frames of a window, mel bands, options of its builder.
 SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
-    "causal-cnn-bilstm": (72, 24, {"level_frames": 32, "filters": [4, 4], "kernels": [5, 3], "lstm_units": 8}),
+    "causal-cnn-bilstm": (72, 24, {"level_frames": 32, "filters": [4, 4], "kernels": [5, 3], "strides": [2, 2],
+                                   "lstm_units": 8}),
     "r1-cnn-bilstm": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "lstm_units": 8, "dense_units": [8]}),
     "cnn": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}),
     "lstm": (32, 16, {"lstm_units": 8, "dense_units": [8]}),

@@ -29,6 +29,7 @@ PARAMETERS = {
     "r3-lstm-traditional": 77_127,
     "r3-multiscale": 198_741,
     "r4": 399_400,
+    "serkit": 375_081,
     "svm": 3_208,
     "svm-cross": 2_245,
 }
@@ -39,7 +40,7 @@ def test_a_system_builds_learns_and_survives_saving(name: str, tmp_path: Path, r
     import keras
 
     recipe = read_recipe(name)
-    shape = (recipe.window.n_frames, recipe.frontend.n_features)
+    shape = (recipe.window.input_frames, recipe.frontend.n_features)
     keras.utils.set_random_seed(0)
     build = SYSTEMS[recipe.system].build
     model = build(*shape, len(recipe.labels), **recipe.model)

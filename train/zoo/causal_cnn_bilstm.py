@@ -5,13 +5,14 @@ asks for it, so that each hop costs only its new frames (`serkit.edge.engine`):
 
 - *Level*: a z-score over the window would change every earlier frame with every hop. Each frame is measured against
   the loudest band of the last ``level_frames`` instead: 1 is as loud, 0 is 60 dB below or less. A gain changes nothing.
-- *Encoder*: convolutions with a stride of 2 and without padding, in place of pooling. A feature depends on the frames
-  up to its own time and on nothing that comes later; every ``2 ** len(filters)`` frames there is one.
+- *Encoder*: convolutions with strides and without padding, in place of pooling. A feature depends on the frames up to
+  its own time and on nothing that comes later; there is one every ``prod(strides)`` frames.
 - *Classifier*: one BiLSTM over the window's features, attention and maximum over its steps, logits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,14 +25,16 @@ from serkit.train.zoo.layers import attention_pool
 _RANGE = float(np.log(10) * 60 / 10)  # 60 dB in the unit of log-mel values
 
 
-def context_frames(level_frames: int, kernels: Sequence[int]) -> int:
+def context_frames(level_frames: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
     """Frames before its own hop that the encoder needs.
 
-    >>> context_frames(128, (5, 3, 3, 3))
-    145
+    >>> context_frames(128, (5, 3, 3, 3), (2, 2, 2, 1))
+    153
     """
-    reach = 1 + sum((kernel - 1) * 2**i for i, kernel in enumerate(kernels))
-    return level_frames + reach - 2 ** len(kernels)
+    reach, step = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        reach, step = reach + (kernel - 1) * step, step * stride
+    return level_frames + reach - step
 
 
 def build(
@@ -41,23 +44,25 @@ def build(
     *,
     unroll: bool = False,
     level_frames: int = 128,
-    filters: Sequence[int] = (24, 48, 64, 96),
+    filters: Sequence[int] = (32, 64, 96, 128),
     kernels: Sequence[int] = (5, 3, 3, 3),
+    strides: Sequence[int] = (2, 2, 2, 1),
     features: int = 96,
-    lstm_units: int = 64,
+    lstm_units: int = 96,
     dropout: float = 0.1,
     dense_dropout: float = 0.3,
 ) -> Any:
     """Build the network.
 
     Args:
-        n_frames: `context_frames` and the frames of one window, a multiple of ``2 ** len(filters)``.
+        n_frames: `context_frames` and the frames of one window, a multiple of ``prod(strides)``.
         n_features: Mel bands.
         n_labels: Emotions.
         unroll: Write the LSTM steps out, for conversion.
         level_frames: How many earlier frames set the level.
         filters: Filters of the convolutions.
         kernels: Their square kernels' sides.
+        strides: Their strides in time; in frequency they are 2.
         features: Width of the encoder's output.
         lstm_units: Units of each LSTM direction.
         dropout: Rate of whole channels after each convolution.
@@ -70,9 +75,9 @@ def build(
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``encode`` and
         ``classify``.
     """
-    context, stride = context_frames(level_frames, kernels), 2 ** len(filters)
-    if len(filters) != len(kernels):
-        raise ValueError(f"{len(filters)} filters and {len(kernels)} kernels; there has to be one for each")
+    if not len(filters) == len(kernels) == len(strides):
+        raise ValueError(f"{len(filters)} filters, {len(kernels)} kernels, {len(strides)} strides: one each is needed")
+    context, stride = context_frames(level_frames, kernels, strides), math.prod(strides)
     if n_frames <= context or (n_frames - context) % stride:
         raise ValueError(
             f"{n_frames} frames are not context_frames = {context} and a window of a multiple of {stride} frames"
@@ -83,8 +88,8 @@ def build(
     loudest = layers.MaxPooling2D((level_frames + 1, 1), strides=1)(loudest)
     x = layers.Subtract()([layers.Cropping2D(((level_frames, 0), (0, 0)))(x), loudest])
     x = layers.ReLU()(layers.Rescaling(1 / _RANGE, offset=1.0)(x))
-    for i, (n_filters, side) in enumerate(zip(filters, kernels, strict=True)):
-        x = layers.Conv2D(n_filters, side, strides=2, use_bias=False, name=f"conv{i + 1}")(x)
+    for i, (n_filters, side, stride) in enumerate(zip(filters, kernels, strides, strict=True)):
+        x = layers.Conv2D(n_filters, side, strides=(stride, 2), use_bias=False, name=f"conv{i + 1}")(x)
         x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i + 1}")(x))
         x = layers.SpatialDropout2D(dropout)(x)
     steps, bands, channels = x.shape[1:]
