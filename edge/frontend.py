@@ -130,6 +130,10 @@ class FrontendSettings:
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
 
+    def n_samples(self, n_frames: int) -> int:
+        """Samples that so many frames look at."""
+        return (n_frames - 1) * self.hop_length + self.win_length
+
 
 class _Cepstrum:
     """Orthonormal DCT-II of each row by way of one FFT of the same length (Makhoul 1980), then HTK's lifter."""
@@ -211,7 +215,7 @@ class Frontend:
         self._deltas = [_Deltas(s.delta_width) for _ in range(s.deltas)]
         self._n_static = s.n_features // (1 + s.deltas)
         chunk = _FRAMES_PER_CHUNK
-        self._span = (chunk - 1) * s.hop_length + s.win_length  # samples one chunk of frames looks at
+        self._span = s.n_samples(chunk)
         # float64: numpy transforms it faster than float32, and casting each sample once is cheaper than in each frame.
         self._samples = np.empty(self._span)
         self._framed = np.lib.stride_tricks.sliding_window_view(self._samples, s.win_length)[:: s.hop_length]

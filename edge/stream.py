@@ -64,7 +64,8 @@ class Recognizer:
     def windows(self, blocks: Iterable[Array], gate: VoiceGate | None = None) -> Iterator[ScoredWindow]:
         """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
 
-        Results do not depend on how the stream is cut into blocks. Memory is one window and one block.
+        Results do not depend on how the stream is cut into blocks: these wait until a window is complete, as the front
+        end is several times cheaper by the hop than by the block. Memory is one window, one hop and one block.
 
         Args:
             blocks: The stream.
@@ -79,6 +80,7 @@ class Recognizer:
         levels = np.empty(len(buffer), np.float32)  # of the frames in the buffer, dB
         first = filled = 0  # index of the buffer's first frame in the stream, and frames in the buffer
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
+        waiting: list[Array] = []
 
         def take(frames: Array) -> Iterator[ScoredWindow]:
             nonlocal first, filled, covered, n_frames
@@ -92,7 +94,7 @@ class Recognizer:
                 start = 0
                 while filled - start >= w.n_frames:
                     covered = first + start + w.n_frames
-                    end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
+                    end_s = f.n_samples(covered) / f.sample_rate
                     window = slice(start, start + w.n_frames)
                     yield self._scored(buffer[window], levels[window], end_s, gate)
                     start += w.hop_frames
@@ -104,12 +106,17 @@ class Recognizer:
             n_frames += len(frames)
 
         for block in blocks:
-            n_samples += len(block)
             for start in range(0, len(block), f.sample_rate):  # in seconds: the gate remembers the last minute
                 part = block[start : start + f.sample_rate]
                 if gate is not None:
                     gate.push(part)
-                yield from take(self._frontend.push(part))
+                waiting.append(part.copy())
+                n_samples += len(part)
+                if n_samples >= f.n_samples(first + w.n_frames):
+                    yield from take(self._frontend.push(np.concatenate(waiting)))
+                    waiting.clear()
+        for part in waiting:
+            yield from take(self._frontend.push(part))
         yield from take(self._frontend.flush())
         if n_frames > covered and filled:
             last = np.full((w.n_frames, f.n_features), self._fill, np.float32)
