@@ -24,16 +24,18 @@ def bench() -> None:
 @out_option()
 @as_json
 def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
-    """Cost of the front end per second of audio, against python_speech_features and librosa.
+    """Cost of the front end per second of audio, against python_speech_features, librosa and a TFLite graph.
 
     \b
     Example:
       serkit bench frontend --out frontend.json
     """
     needs("reference", "librosa", "python_speech_features")
-    from serkit.benchmarks.frontend import measure
+    from serkit.benchmarks.frontend import HAS_TENSORFLOW, measure
     from serkit.train.results import write_results
 
+    if not HAS_TENSORFLOW:
+        click.echo("without the TFLite graph: TensorFlow, which builds it, is not installed", err=True)
     rows = measure(repeats)
     if out is not None:
         write_results(out, "frontend", rows)

@@ -133,14 +133,14 @@ def _formats(results: dict[str, dict[str, Any]]) -> list[str]:
 def _frontend(results: dict[str, dict[str, Any]]) -> list[str]:
     rows = results["frontend"]["rows"] if "frontend" in results else []
     lines = [
-        "| features | audio at once | serkit | python_speech_features | librosa |",
-        "|---|---|---|---|---|",
+        "| features | audio at once | serkit | python_speech_features | librosa | tflite graph |",
+        "|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((r["features"], r["scenario"], r["length_s"]) for r in rows):
         cells = {r["system"]: r for r in rows if (r["features"], r["scenario"], r["length_s"]) == key}
         peers = " | ".join(
-            f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x"
-            for name in ("python_speech_features", "librosa")
+            f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x" if name in cells else ""
+            for name in ("python_speech_features", "librosa", "tflite graph")
         )
         kind, scenario, length_s = key
         lines.append(f"| {kind} | {scenario}, {length_s:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")

@@ -1,8 +1,9 @@
 """Log-mel and MFCC features in numpy alone, the same for training, conversion and the device.
 
 There is one implementation, the streaming `Frontend`; the batch function `features` pushes the whole signal through
-it. Frames are bit-identical however the audio is cut, because every step works row by row: the FFT, the banded mel
-sums and the DCT never mix frames, and no BLAS call (whose rounding depends on the matrix shape) is involved.
+it. Frames are bit-identical however the audio is cut, because every step works row by row: the FFT and the DCT never
+mix frames, and the one use of BLAS, whose rounding depends on a matrix's shape, keeps shapes and places fixed (see
+`BandedMel`).
 
 Alignment: frame ``k`` covers the samples ``k * hop_length ... k * hop_length + win_length - 1`` of the padded signal.
 """
@@ -129,6 +130,10 @@ class FrontendSettings:
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
 
+    def n_samples(self, n_frames: int) -> int:
+        """Samples that so many frames look at."""
+        return (n_frames - 1) * self.hop_length + self.win_length
+
 
 class _Cepstrum:
     """Orthonormal DCT-II of each row by way of one FFT of the same length (Makhoul 1980), then HTK's lifter."""
@@ -202,20 +207,19 @@ class Frontend:
         n = np.arange(s.win_length)
         period = s.win_length if s.periodic else max(1, s.win_length - 1)
         a0 = {"hamming": 0.54, "hann": 0.5, "rectangular": 1.0}[s.window]
-        self._window = (a0 - (1 - a0) * np.cos(2 * np.pi * n / period)).astype(np.float32)
+        self._window = a0 - (1 - a0) * np.cos(2 * np.pi * n / period)
+        if s.power_scale == "n_fft":
+            self._window /= np.sqrt(s.n_fft)
         self._mel = BandedMel(s, _FRAMES_PER_CHUNK)
         self._cepstrum = _Cepstrum(s) if s.kind == "mfcc" else None
         self._deltas = [_Deltas(s.delta_width) for _ in range(s.deltas)]
         self._n_static = s.n_features // (1 + s.deltas)
-        self._scale = 1.0 / s.n_fft if s.power_scale == "n_fft" else 1.0
-        chunk, bins = _FRAMES_PER_CHUNK, s.n_fft // 2 + 1
-        self._span = (chunk - 1) * s.hop_length + s.win_length  # samples one chunk of frames looks at
-        self._samples = np.empty(self._span, np.float32)
+        chunk = _FRAMES_PER_CHUNK
+        self._span = s.n_samples(chunk)
+        # float64: numpy transforms it faster than float32, and casting each sample once is cheaper than in each frame.
+        self._samples = np.empty(self._span)
         self._framed = np.lib.stride_tricks.sliding_window_view(self._samples, s.win_length)[:: s.hop_length]
-        # numpy transforms float64 several times faster than float32. The right part stays zero: the FFT's padding.
-        self._frames = np.zeros((chunk, s.n_fft))
-        self._squares = np.empty((chunk, bins, 2))
-        self._power = np.empty((chunk, bins))
+        self._frames = np.zeros((chunk, s.n_fft))  # the right part stays zero: the FFT's padding
         self.reset()
 
     def reset(self) -> None:
@@ -300,6 +304,7 @@ class Frontend:
             if n:
                 self._compute(n, out[done : done + n])
                 done += n
+                self._n_frames += n
                 used = n * s.hop_length
                 kept = max(0, self._filled - used)
                 self._skip = max(0, used - self._filled)
@@ -308,25 +313,22 @@ class Frontend:
                 jump = min(self._skip, len(x) - position)
                 position += jump
                 self._skip -= jump
-        self._n_frames += n_frames
         return out
 
     def _compute(self, n: int, out: Array) -> None:
         """The first ``n`` frames of the sample buffer, at most one chunk, into ``out``."""
-        s = self.settings
-        frames, squares, power = self._frames[:n], self._squares[:n], self._power[:n]
+        s, k = self.settings, self._n_frames
+        frames = self._frames[:n]
         np.multiply(self._framed[:n], self._window, out=frames[:, : s.win_length])
-        parts = np.fft.rfft(frames, axis=1).view(np.float64).reshape(squares.shape)
-        np.multiply(parts, parts, out=squares)
-        np.add(squares[:, :, 0], squares[:, :, 1], out=power)
-        if self._scale != 1:
-            np.multiply(power, self._scale, out=power)
-        mel = out if self._cepstrum is None else np.empty((n, s.n_mels), np.float32)
-        self._mel(power, mel)
-        np.maximum(mel, np.float32(s.log_floor), out=mel)
-        np.log(mel, out=mel)
+        parts = np.fft.rfft(frames, axis=1).view(np.float64).reshape(n, -1, 2)
+        np.multiply(parts, parts, out=parts)
+        power = self._mel.power(k, n)
+        np.add(parts[:, :, 0], parts[:, :, 1], out=power, casting="same_kind")
+        log_mel = out if self._cepstrum is None else np.empty((n, s.n_mels), np.float32)
+        np.maximum(self._mel(k, n), np.float32(s.log_floor), out=log_mel)
+        np.log(log_mel, out=log_mel)
         if self._cepstrum is not None:
-            out[:] = self._cepstrum(mel)
+            out[:] = self._cepstrum(log_mel)
             if s.energy:
                 out[:, 0] = np.log(np.maximum(np.add.reduce(power, axis=1), s.log_floor))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -70,36 +70,43 @@ def mel_filterbank(settings: FrontendSettings) -> npt.NDArray[np.float64]:
     return np.nan_to_num(triangles, nan=0.0, posinf=0.0)
 
 
-class BandedMel:
-    """Mel energies as sums over the stretches between neighbouring mel edges.
+# Frames and bands of one matrix product: below OpenBLAS's threshold for threads (2^18 multiplications) up to 1024 bins.
+_ROWS, _BANDS = 16, 16
 
-    Within one stretch a bin lies on the rising side of one band and on the falling side of the band before, and on no
-    other: two weights per bin describe the whole matrix, and each band is two short sums. Both are summed in one pass,
-    as the real and the imaginary part of one number.
+
+class BandedMel:
+    """Mel energies by small matrix products: a few neighbouring bands at a time, over no more bins than they cover.
+
+    How BLAS rounds a row depends on the shape of the product and, on some processors, on where the row stands in it,
+    though never on the other rows. So shapes are fixed, and frame ``k`` of a stream always stands in row ``k % 16``:
+    its energies are the same bits however many frames come with it.
     """
 
     def __init__(self, settings: FrontendSettings, max_frames: int) -> None:
         dense = mel_filterbank(settings)
         n_mels, n_bins = dense.shape
-        side: Literal["left", "right"] = "right" if settings.mel_edges == "binned" else "left"
-        stretch = np.searchsorted(mel_edges(settings), np.arange(n_bins), side=side) - 1  # -1: below the first edge
-        starts = np.searchsorted(stretch, np.arange(n_mels + 2), side="left")
-        self._bins = slice(int(starts[0]), int(starts[-1]))
-        bins = np.arange(n_bins)[self._bins]
-        band = stretch[self._bins]
-        self._rising = np.where(band < n_mels, dense[np.minimum(band, n_mels - 1), bins], 0.0)
-        self._falling = np.where(band > 0, dense[np.maximum(band - 1, 0), bins], 0.0)
-        # reduceat answers an empty stretch with the element at its start; those answers are zeroed afterwards.
-        self._starts = np.minimum(starts[:-1] - starts[0], len(bins) - 1)
-        self._empty = np.flatnonzero(np.diff(starts) == 0)
-        self._weighted = np.empty((max_frames, len(bins)), np.complex128)
-        self._sums = np.empty((max_frames, n_mels + 1), np.complex128)
+        blocks = max_frames // _ROWS + 1
+        self._power = np.zeros((blocks, _ROWS, n_bins), np.float32)
+        self._mel = np.zeros((blocks, _ROWS, n_mels), np.float32)
+        self._products = []
+        for first in range(0, n_mels, _BANDS):
+            bands = slice(first, first + _BANDS)
+            covered = np.flatnonzero(dense[bands].any(axis=0))
+            bins = slice(covered[0], covered[-1] + 1) if len(covered) else slice(0)
+            weights = np.ascontiguousarray(dense[bands, bins].T, np.float32)
+            self._products.append((self._power[:, :, bins], weights, self._mel[:, :, bands]))
 
-    def __call__(self, power: npt.NDArray[np.float64], out: Array) -> None:
-        """``power`` (n_frames, n_bins) to mel energies ``out`` (n_frames, n_mels), at most ``max_frames``."""
-        weighted, sums = self._weighted[: len(power)], self._sums[: len(power)]
-        np.multiply(power[:, self._bins], self._rising, out=weighted.real)
-        np.multiply(power[:, self._bins], self._falling, out=weighted.imag)
-        np.add.reduceat(weighted, self._starts, axis=1, out=sums)
-        sums[:, self._empty] = 0.0
-        np.add(sums.real[:, :-1], sums.imag[:, 1:], out=out, casting="same_kind")
+    def power(self, k: int, n: int) -> Array:
+        """Where to write the power spectra ``(n, n_bins)`` of frames ``k ... k + n - 1``, at most ``max_frames``."""
+        return self._rows(self._power, k, n)
+
+    def __call__(self, k: int, n: int) -> Array:
+        """Mel energies ``(n, n_mels)`` of the spectra in ``power(k, n)``; good until the next call."""
+        blocks = -(-(k % _ROWS + n) // _ROWS)
+        for power, weights, mel in self._products:
+            np.matmul(power[:blocks], weights, out=mel[:blocks])
+        return self._rows(self._mel, k, n)
+
+    @staticmethod
+    def _rows(blocks: Array, k: int, n: int) -> Array:
+        return blocks.reshape(-1, blocks.shape[2])[k % _ROWS : k % _ROWS + n]

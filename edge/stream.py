@@ -67,8 +67,9 @@ class Recognizer:
     def windows(self, blocks: Iterable[Array], gate: VoiceGate | None = None) -> Iterator[ScoredWindow]:
         """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
 
-        Results do not depend on how the stream is cut into blocks. Memory is one window and one block. A model with an
-        encoder computes nothing twice: a window costs its newest hop and the steps after the encoder, and after a
+        Results do not depend on how the stream is cut into blocks: these wait until a window is complete, as all is
+        several times cheaper by the hop than by the block. Memory is one window, one hop and one block. A model with
+        an encoder computes nothing twice: a window costs its newest hop and the steps after the encoder, and after a
         pause the hops that went unscored.
 
         Args:
@@ -98,7 +99,7 @@ class Recognizer:
                 start = 0
                 while filled - start >= w.input_frames:
                     covered = first + start + w.input_frames
-                    end_s = ((covered - 1) * f.hop_length + f.win_length) / f.sample_rate
+                    end_s = f.n_samples(covered) / f.sample_rate
                     window = slice(start, start + w.input_frames)
                     yield self._scored(buffer[window], levels[window], first + start, end_s, gate)
                     start += w.hop_frames
@@ -115,13 +116,13 @@ class Recognizer:
                     gate.push(part[start : start + f.sample_rate])
                 yield from take(self._frontend.push(part[start : start + f.sample_rate]))
 
-        held: list[Array] = []  # blocks of a window that is not complete: many small steps cost more than a large one
+        held: list[Array] = []  # blocks of a window that is not complete
         n_held = 0
         for block in blocks:
             n_samples += len(block)
             n_held += len(block)
-            held.append(block)
-            if n_samples >= (first + w.input_frames - 1) * f.hop_length + f.win_length or n_held >= f.sample_rate:
+            held.append(block.copy())
+            if n_samples >= f.n_samples(first + w.input_frames) or n_held >= f.sample_rate:
                 part, n_held = np.concatenate(held), 0
                 held.clear()
                 yield from hear(part)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.frontend import Frontend, FrontendSettings, delta, features
-from serkit.edge.mel import hz_to_mel, mel_filterbank, mel_to_hz
+from serkit.edge.mel import BandedMel, hz_to_mel, mel_filterbank, mel_to_hz
 from serkit.edge.settings import build
 
 RATE = 16000
@@ -114,12 +114,27 @@ def test_any_cut_gives_the_same_bits(kind: FrontendSettings, cuts: list[int], n_
     assert np.array_equal(np.concatenate([*parts, frontend.flush()]), features(x, kind))
 
 
+@pytest.mark.parametrize("n_mels", [128, 64, 26, 17, 1])
 @pytest.mark.parametrize("block", [1, 80, 160, 512, 16000])
-def test_blocks_of_a_microphone_give_the_same_bits(block: int) -> None:
+def test_blocks_of_a_microphone_give_the_same_bits(block: int, n_mels: int) -> None:
+    settings_ = FrontendSettings(n_mels=n_mels)
     x = noise(1.0)
-    frontend = Frontend(FrontendSettings())
+    frontend = Frontend(settings_)
+    frontend.push(1e3 * noise(1.0, seed=1))  # nor does it matter what else stands in the matrix products
+    frontend.reset()
     parts = [frontend.push(x[i : i + block]) for i in range(0, len(x), block)]
-    assert np.array_equal(np.concatenate(parts), features(x, FrontendSettings()))
+    assert np.array_equal(np.concatenate(parts), features(x, settings_))
+
+
+@pytest.mark.parametrize("edges", ["exact", "binned"])
+@pytest.mark.parametrize("scale", ["htk", "linear"])
+@pytest.mark.parametrize(("first", "n"), [(0, 64), (7, 1), (31, 33)])
+def test_banded_mel_equals_the_dense_filterbank(edges: str, scale: str, first: int, n: int) -> None:
+    settings_ = FrontendSettings(n_mels=100, mel_edges=edges, mel_scale=scale, fmin=300, fmax=6000)
+    mel = BandedMel(settings_, 64)
+    power = np.random.default_rng(0).random((n, 257))
+    mel.power(first, n)[:] = power
+    assert np.allclose(mel(first, n), power @ mel_filterbank(settings_).T, rtol=1e-6)
 
 
 def test_a_tone_lies_in_its_band() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def test_streamed_windows_are_those_of_the_whole_recording(
     times = [w.time_s for w in scored]
     assert times == sorted(times)
     assert times[-1] <= n / RATE + 1e-9
+
+
+def test_no_window_is_held_back(recognizer: Recognizer) -> None:
+    given = 0
+
+    def heard() -> Iterator[np.ndarray]:
+        nonlocal given
+        for block in np.split(np.zeros(3 * RATE, np.float32), range(512, 3 * RATE, 512)):
+            given += len(block)
+            yield block
+
+    delays = [given - round(window.time_s * RATE) for window in recognizer.windows(heard())]
+    assert all(0 <= delay < 512 for delay in delays)
 
 
 def test_a_file_and_its_stream_agree(recognizer: Recognizer, speech: np.ndarray, tmp_path: Path) -> None:
