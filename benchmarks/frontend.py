@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,9 +71,11 @@ def tflite_graph(settings: FrontendSettings, n_samples: int) -> Engine:
         return log_mel if s.kind == "log_mel" else log_mel @ dct
 
     with muted():
-        function = tf.function(compute, input_signature=[tf.TensorSpec((1, n_samples), tf.float32)])
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
-        engine = Engine(converter.convert(), "litert")
+        module = tf.Module()
+        module.classify = tf.function(compute, input_signature=[tf.TensorSpec((1, n_samples), tf.float32)])
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder, signatures={"classify": module.classify})
+            engine = Engine(tf.lite.TFLiteConverter.from_saved_model(folder).convert(), 0, "litert")
     x = (0.1 * np.random.default_rng(1).standard_normal(n_samples)).astype(np.float32)
     difference = np.max(np.abs(engine.logits(x) - features(x, s)))
     if difference > 1e-3:
