@@ -120,7 +120,7 @@ class _Model:
         self.keras = load_trained(self.run)
         self.side = "validation" if settings.data is None or not self.trained else "test"
         self.about = {
-            "model": self.run.resolve().name if self.trained else model,
+            "model": self.run.resolve().name if self.trained else self.recipe.name,
             "recipe": self.recipe.name,
             "system": self.recipe.system,
             "trained": self.trained,
