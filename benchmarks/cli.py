@@ -150,39 +150,54 @@ def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
 
 
 @bench.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@data_option
+@click.argument("models", nargs=-1, required=True)
 @click.option(
-    "--formats", default="float32,float16,dynamic,int8", show_default=True, help="Which, separated by commas."
+    "--formats", default="float32,float16,dynamic,int8,int16x8", show_default=True, help="Which, separated by commas."
 )
-@out_option()
+@click.option("--lstm", default="unrolled,fused,while", show_default=True, help="Which forms, separated by commas.")
+@click.option("--rounds", type=click.IntRange(3), default=100, show_default=True, help="Windows timed in each cell.")
+@click.option("--data", type=click.Path(path_type=Path), help="Corpora: compare on all of the runs' test sides.")
+@out_option("Also write a results JSON, row by row, and a plot beside it; goes on where an earlier call stopped.")
 @as_json
-def formats(runs: tuple[Path, ...], data: Path, formats: str, out: Path | None, as_json: bool) -> None:
-    """What quantization costs RUNS on their test speakers: UAR and size in every format, beside Keras.
+def matrix(
+    models: tuple[str, ...], formats: str, lstm: str, rounds: int, data: Path | None, out: Path | None, as_json: bool
+) -> None:
+    """MODELS (run folders; names of recipes, measured untrained) in every format, LSTM form and engine.
+
+    Size, operators, load time, latency on one thread, memory, and how far the answers stray from Keras: on 40
+    validation utterances, or on the test side with --data.
 
     \b
-    Example:
-      serkit bench formats runs/r1-ravdess-random-0-0 --formats dynamic,int8 --data ~/corpora
+    Examples:
+      serkit bench matrix r1 lstm --formats dynamic,int8
+      serkit bench matrix runs/r1-ship --data ~/corpora --out matrix.json
     """
     prepare_keras("tensorflow")
-    from serkit.benchmarks.formats import measure
+    from serkit.benchmarks.matrix import MatrixSettings, kept_rows, measure, plot
     from serkit.train.results import write_results
 
-    def shown(row: dict[str, Any]) -> None:
+    def shown(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        if out is not None:
+            write_results(out, "matrix", rows)
         if as_json:
             click.echo(json.dumps({"schema": 1, **row}))
-        elif "error" in row:
-            click.echo(f"{row['recipe']:<22} {row['format']:<8} {row['error']}")
+            return
+        name = f"{row['recipe']:<20} {row['format']:<8} {row['lstm'] or '':<9} {row['engine']:<15}"
+        if "error" in row:
+            click.echo(f"{name} {row['error']}")
         else:
             click.echo(
-                f"{row['recipe']:<22} {row['format']:<8} {row['size_bytes']:>11,} bytes  UAR {row['uar']:.3f} "
-                f"({row['uar_change']:+.4f})  label agreement {row['label_agreement']:.3f}"
-                + ("  (convert refuses this)" if row["refused"] else "")
+                f"{name} {row['size_bytes']:>11,} bytes {row['n_operators']:>5} operators "
+                f"{row['median_ms']:8.3f} ms {row['ratio'] or 0:6.2f} x  load {row['load_ms']:7.1f} ms  "
+                f"{row['memory_mb'] or 0:6.1f} MB  max |dp| {row['max_abs_dp']:.2g}"
+                + ("  keeps state" if row["keeps_state"] else "")
             )
 
-    rows = measure(runs, data, formats.split(","), shown)
+    settings = MatrixSettings(formats=tuple(formats.split(",")), lstm=tuple(lstm.split(",")), rounds=rounds, data=data)
+    rows = measure(models, settings, kept_rows(out) if out is not None else [], shown)
     if out is not None:
-        write_results(out, "formats", rows)
+        write_results(out, "matrix", rows)
+        plot(rows, out.with_suffix(".png"))
 
 
 @bench.command()

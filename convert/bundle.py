@@ -27,17 +27,19 @@ from serkit.train.runs import Reference, learned_from, load_run, load_trained
 from serkit.train.scoring import keras_logits, window_utterances
 
 
-def convert_run(run: Path, format: str, output: Path, name: str | None = None) -> dict[str, Any]:
+def convert_run(
+    run: Path, format: str, output: Path, name: str | None = None, lstm: str = "unrolled"
+) -> dict[str, Any]:
     """Convert a run to one format; see `convert_formats`.
 
     Returns:
         The content of ``model.json``, parity included.
     """
-    return convert_formats(run, {format: output}, name)[format]
+    return convert_formats(run, {format: output}, name, lstm)[format]
 
 
 def convert_formats(
-    run: Path, outputs: dict[str, Path], name: str | None = None, *, refuse_strays: bool = True
+    run: Path, outputs: dict[str, Path], name: str | None = None, lstm: str = "unrolled"
 ) -> dict[str, dict[str, Any]]:
     """Convert a run, check the parity of each conversion, and write the signed bundles.
 
@@ -45,7 +47,7 @@ def convert_formats(
         run: A finished run folder.
         outputs: Key of `FORMATS` to the ``.tflite`` file; ``<output>.minisig`` goes beside it.
         name: What the model is called; each file's name by default.
-        refuse_strays: Refuse a conversion beyond `serkit.convert.parity.LIMITS`; a measurement wants to see it.
+        lstm: Key of `serkit.convert.lstm.LSTM_FORMS`.
 
     Returns:
         For each format the content of ``model.json``, parity included.
@@ -64,27 +66,22 @@ def convert_formats(
     key = signing_key()
     recipe, metrics, split = load_run(run)
     reference = Reference(run)
-    graphs = export(
-        run, list(outputs), window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
-    )
+    calibration = window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
+    graphs = export(run, list(outputs), calibration, lstm)
     training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     windows = window_utterances(reference.frames("validation"), recipe.frontend, recipe.window)
     trained = keras_logits(load_trained(run))(windows.inputs)
     written = {}
     for format, output in outputs.items():
         info = _info(recipe, metrics, split, training, format, name or output.stem)
+        info["lstm"] = lstm
         info["calibration"] = reference.names("calibration") if format == "int8" else []
-        info["parity"] = parity(
-            trained,
-            Engine(graphs[format], recipe.window.hop_frames),
-            windows,
-            reference.emotions("validation"),
-            recipe.labels,
-            metrics["temperature"],
-        )
+        engine = Engine(graphs[format], recipe.window.hop_frames)
+        emotions, t = reference.emotions("validation"), metrics["temperature"]
+        compared = parity(trained, engine.batch_logits(windows.inputs), windows, emotions, recipe.labels, t)
+        info["parity"] = {"engine": engine.name, **compared}
         info["size_bytes"] = len(graphs[format])
-        if refuse_strays:
-            check_parity(info["parity"], format)
+        check_parity(info["parity"], format)
         write_bundle(output, graphs[format], info, model_card(info), key)
         written[format] = info
     return written

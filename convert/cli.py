@@ -19,10 +19,17 @@ from serkit.train.cli import prepare_keras
     required=True,
     help="dynamic and int8 are a quarter of float32's size.",
 )
+@click.option(
+    "--lstm",
+    type=click.Choice(["unrolled", "fused", "while"]),
+    default="unrolled",
+    show_default=True,
+    help="How recurrent layers are written; fused is smaller and, in dynamic, faster.",
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The .tflite file.")
 @click.option("--name", help="What the model is called; the file's name by default.")
 @as_json
-def convert(run: Path, format: str, output: Path, name: str | None, as_json: bool) -> None:
+def convert(run: Path, format: str, lstm: str, output: Path, name: str | None, as_json: bool) -> None:
     """Convert a finished run to one signed TFLite bundle, and report how far it strays from Keras.
 
     The signature is by this machine's own key, made on first use; other machines trust it once its .pub file lies in
@@ -35,7 +42,7 @@ def convert(run: Path, format: str, output: Path, name: str | None, as_json: boo
     prepare_keras("tensorflow")
     from serkit.convert.bundle import convert_run
 
-    info = convert_run(run, format, output, name)
+    info = convert_run(run, format, output, name, lstm)
     p = info["parity"]
     if as_json:
         click.echo(

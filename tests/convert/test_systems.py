@@ -64,7 +64,9 @@ def streamed_is_whole(recognizer: Recognizer, speech: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_system_converts_and_listens(system: str, corpus: Path, tmp_path: Path, speech: np.ndarray) -> None:
+def test_a_system_converts_and_listens(
+    system: str, corpus: Path, tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     n_frames, n_mels, options = SMALL[system]
     recipe = Recipe(
         name=system,
@@ -78,7 +80,8 @@ def test_a_system_converts_and_listens(system: str, corpus: Path, tmp_path: Path
     )
     train(recipe, corpus, tmp_path / "run")
     outputs = {f: tmp_path / f"{f}.tflite" for f in FORMATS}
-    reports = convert_formats(tmp_path / "run", outputs, refuse_strays=False)  # labels of a barely trained network flip
+    monkeypatch.setattr("serkit.convert.bundle.check_parity", lambda *_: None)  # labels of a barely trained one flip
+    reports = convert_formats(tmp_path / "run", outputs)
     for format, info in reports.items():
         print(system, format, info["size_bytes"], info["parity"])
         assert info["parity"]["max_abs_dp"] <= LARGEST[format]
