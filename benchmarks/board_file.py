@@ -166,26 +166,42 @@ def check(path: Path) -> list[str]:
     if not isinstance(content, dict):
         return ["a table is needed, found something else; send the file as `serkit bench device` wrote it"]
     faults = _faults(content, _FILE, "")
-    rows = content.get("rows")
-    if isinstance(rows, list):
-        for i, row in enumerate(rows):
-            where = f"rows[{i}]"
-            kind = row.get("what") if isinstance(row, dict) else None
-            if not isinstance(kind, str) or kind not in _ROWS:
-                faults.append(f"{where}.what is {_shown(kind)}; {', '.join(_ROWS)} is needed")
-                continue
-            found = _faults(row, _ROWS[kind], where)
-            if not found and "p99_ms" in row and not row["median_ms"] <= row["p95_ms"] <= row["p99_ms"]:
-                found.append(f"{where}: median, p95 and p99 are not in order")
-            faults += found
-        kinds = {row.get("what") for row in rows if isinstance(row, dict)}
-        faults += [f"rows has none of {kind}" for kind in _ROWS if kind not in kinds]
+    if isinstance(content.get("rows"), list):
+        faults += _faults_of_rows(content["rows"])
     try:
         datetime.fromisoformat(str(content.get("created")))
     except ValueError:
-        faults.append(
-            f"created is {_shown(content.get('created'))}; a time such as 2026-01-31T12:00:00+00:00 is needed"
-        )
+        made = _shown(content.get("created"))
+        faults.append(f"created is {made}; a time such as 2026-01-31T12:00:00+00:00 is needed")
+    return faults
+
+
+def _faults_of_rows(rows: list[Any]) -> list[str]:
+    faults, seen = [], set()
+    for i, row in enumerate(rows):
+        where = f"rows[{i}]"
+        kind = row.get("what") if isinstance(row, dict) else None
+        if not isinstance(kind, str) or kind not in _ROWS:
+            faults.append(f"{where}.what is {_shown(kind)}; {', '.join(_ROWS)} is needed")
+            continue
+        seen.add(kind)
+        found = _faults(row, _ROWS[kind], where)
+        if not found and "p99_ms" in row and not row["median_ms"] <= row["p95_ms"] <= row["p99_ms"]:
+            found.append(f"{where}: median, p95 and p99 are not in order")
+        faults += found
+    faults += [f"rows has none of {kind}" for kind in _ROWS if kind not in seen]
+    return faults or _incomplete(rows)
+
+
+def _incomplete(rows: list[dict[str, Any]]) -> list[str]:
+    """What the table of boards shows of each model, and is not there."""
+    faults = []
+    for system in dict.fromkeys(row["system"] for row in rows if row["what"] == "latency"):
+        scenes = {r["scene"] for r in rows if r.get("system") == system and r.get("race") == "listening"}
+        others = {r["what"] for r in rows if r.get("model") == system}
+        missing = [f"latency row, listening and {scene}" for scene in ("talking", "silent") if scene not in scenes]
+        missing += [f"row of {what}" for what in ("memory", "startup") if what not in others]
+        faults += [f"rows: {system} has no {what}" for what in missing]
     return faults
 
 

@@ -35,8 +35,8 @@ def measure(
     """Two races of interleaved hops.
 
     ``race`` is ``pipeline``: front end, model and decision of somebody who never pauses, with an open voice gate, so
-    that every window is scored; the first model is also computed anew for every window (``way``). Or ``listening``: with
-    the voice gate, talking and silent, as `serkit listen` does it.
+    that every window is scored; the first model is also computed anew for every window (``way``). Or ``listening``:
+    with the voice gate, talking and silent, as `serkit listen` does it.
 
     Args:
         models: What is measured; ratios are to the first.
