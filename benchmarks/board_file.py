@@ -133,6 +133,7 @@ _FILE = {
         "memory_mb": _Maybe(_COUNT),
         "governor": _Maybe(_Text()),
         "temperature_c": _Maybe(_Number(-60, 150)),
+        "load": _Maybe(_Number()),
         "system": _Text(),
     },
     "versions": _Table(_Text()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 120.0  # for one event; the slowest boards need seconds
 _HELD_S = 0.6  # what a pipe, a decoder and an unfinished block may hold back
+
+
+def as_installed() -> dict[str, str]:
+    """The environment, but that Python keeps what it has compiled, as `pip install` does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def command(*options: str) -> list[str]:
@@ -51,8 +57,11 @@ class Listening:
         self._hop_s = w.hop_frames * f.hop_length / f.sample_rate
         self._process = subprocess.Popen(
             command("--input", "-", "--model", model, "--engine", engine),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=False,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=as_installed(),
+        )
         self.pid = self._process.pid
         self._heard_s = 0.0
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import soundfile
 
 from serkit.benchmarks.hops import quiet, talking
-from serkit.benchmarks.listening import Listening, command
+from serkit.benchmarks.listening import Listening, as_installed, command
 from serkit.benchmarks.stages import memory, run_stages
 from serkit.edge.bundle import read_bundle
 from serkit.edge.errors import MissingExtraError, SerkitError
@@ -89,7 +88,7 @@ def _at_a_microphone(model: str, engine: str) -> list[dict[str, Any]]:
         with server:
             server.play(speech)
             listen = command("--model", model, "--engine", engine)
-            env = os.environ | server.env
+            env = as_installed() | server.env
             with subprocess.Popen(listen, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
                 assert process.stdout is not None
                 end_s, scored = time.monotonic() + _WAIT_S, 0

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serkit.train.machine import ROOT, read, read_number, temperature_c
+from serkit.train.machine import ROOT, load, read, read_number, temperature_c
 
 #: Bits of the firmware's throttling word; the same 16 bits higher: it happened since the board started.
 _THROTTLING = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
@@ -31,13 +31,12 @@ def state(root: Path = ROOT) -> dict[str, Any]:
     now = [read_number(c / "cpufreq" / "scaling_cur_freq") for c in cores]
     most = [read_number(c / "cpufreq" / "cpuinfo_max_freq") for c in cores]
     fastest = max((f for f in most if f is not None), default=0.0)
-    load = (read(root / "proc" / "loadavg") or "").split()
     return {
         "temperature_c": temperature_c(root),
         "frequency_mhz": [round(f / 1000) for f in now if f is not None] or None,
         "frequency_max_mhz": round(fastest / 1000) or None,
         "throttling": throttling(root),
-        "load": float(load[0]) if load else None,
+        "load": load(root),
     }
 
 

@@ -43,9 +43,14 @@ def run_stages(model: str, engine: str = "auto") -> list[dict[str, Any]]:
     """
     import subprocess  # not in the child, whose memory is looked at
 
+    from serkit.benchmarks.listening import as_installed
+
     started = time.monotonic()  # one clock for all processes
     child = subprocess.run(
-        [sys.executable, "-m", "serkit.benchmarks.stages", model, engine], capture_output=True, text=True
+        [sys.executable, "-m", "serkit.benchmarks.stages", model, engine],
+        capture_output=True,
+        text=True,
+        env=as_installed(),
     )
     if child.returncode:
         raise SettingsError((child.stderr.strip().splitlines() or ["the stages ended early"])[-1])

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from serkit.benchmarks.hops import percentiles, talking
-from serkit.benchmarks.listening import command
+from serkit.benchmarks.listening import as_installed, command
 from serkit.benchmarks.stages import run_stages
 from serkit.edge.bundle import read_bundle
 from serkit.edge.errors import SerkitError
@@ -73,9 +73,10 @@ def _figures(took: list[tuple[float, float]]) -> dict[str, float]:
 def _first_window(model: str, engine: str, speech: Path) -> tuple[float, float]:
     """Seconds to the first scored window, less its audio; and what they took of a processor."""
     options = ("--input", str(speech), "--speed", "realtime", "--model", model, "--engine", engine)
+    pipe = subprocess.PIPE
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
-    with subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command(*options), stdout=pipe, stderr=pipe, env=as_installed()) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)

@@ -78,8 +78,14 @@ def temperature_c(root: Path = ROOT) -> float | None:
     return round(max(celsius), 1) if celsius else None
 
 
+def load(root: Path = ROOT) -> float | None:
+    """How many processes wanted a core, over the last minute."""
+    text = read(root / "proc" / "loadavg")
+    return None if text is None else float(text.split()[0])
+
+
 def machine(root: Path = ROOT) -> dict[str, Any]:
-    """``board, cpu, architecture, cores, memory_mb, governor, temperature_c`` and ``system``."""
+    """``board, cpu, architecture, cores, memory_mb, governor, temperature_c, load`` (of a minute) and ``system``."""
     memory = _field(read(root / "proc" / "meminfo"), "MemTotal")
     return {
         "board": board(root),
@@ -89,5 +95,6 @@ def machine(root: Path = ROOT) -> dict[str, Any]:
         "memory_mb": None if memory is None else round(int(memory.split()[0]) / 1024),
         "governor": governor(root),
         "temperature_c": temperature_c(root),
+        "load": load(root),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
     }

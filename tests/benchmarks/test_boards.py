@@ -36,7 +36,7 @@ BOARD: dict[str, Any] = {
     "commit": None,
     "machine": {
         "board": "Raspberry Pi 4 Model B Rev 1.5", "cpu": "Cortex-A72", "architecture": "aarch64", "cores": 4,
-        "memory_mb": 3791, "governor": "ondemand", "temperature_c": 61.2, "system": "Linux 6.6.31",
+        "memory_mb": 3791, "governor": "ondemand", "temperature_c": 61.2, "load": 0.3, "system": "Linux 6.6.31",
     },
     "versions": {"serkit": "0.1.0", "ai-edge-litert": "2.3.0"},
     "command": "serkit bench device",
