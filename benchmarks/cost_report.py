@@ -83,7 +83,7 @@ def streaming(results: Results) -> list[str]:
         words = {"scored": "with the model", "silent": "of silence"}
         costs = "; ".join(
             f"a hop {words[kind]} {last['hops'][kind]['median_ms']:.2f} ms of a core in the last hour, "
-            f"{flat[f'{kind}_ratio']:.2f} times that of the first ones"
+            f"{flat[f'{kind}_ratio']:.2f} times that of the first ones, in yardsticks"
             for kind in words
             if f"{kind}_ratio" in flat
         )
@@ -157,6 +157,9 @@ def cost_tables(results: Results) -> list[str]:
         "",
         *startup(results),
         "## A day of listening",
+        "",
+        "The yardstick is half a second of features, computed again and again in between: other work on the machine",
+        "makes it cost more as well.",
         "",
         *streaming(results),
         "## Boards",
