@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from serkit.benchmarks import cost_cli
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 from serkit.train.cli import data_option, out_option, prepare_keras
@@ -302,38 +303,8 @@ def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> N
             )
 
 
-@bench.command()
-@click.option("--hours", type=click.FloatRange(0.01), default=8.0, show_default=True, help="Of audio.")
-@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
-@out_option()
-@as_json
-def endurance(hours: float, model: str, out: Path | None, as_json: bool) -> None:
-    """Hours of listening, faster than real time: windows missed, events written, memory and handles.
-
-    \b
-    Example:
-      serkit bench endurance --hours 1
-    """
-    import tempfile
-
-    from serkit.benchmarks.endurance import endurance as measure
-    from serkit.train.results import write_results
-
-    def shown(row: dict[str, Any]) -> None:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, **row}))
-        else:
-            lines = f", {row['lines']} events written" if "lines" in row else ""
-            click.echo(
-                f"{row['audio_s'] / 3600:5.2f} h at {row['times_realtime']:.0f} x real time: "
-                f"{row['windows']} windows of {row['expected_windows']}{lines}; "
-                f"{row['rss_kb']} kB, {row['threads']} threads, {row['file_handles']} open files"
-            )
-
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(hours, Path(folder), model, shown)
-    if out is not None:
-        write_results(out, "endurance", rows)
+for _command in cost_cli.COMMANDS:
+    bench.add_command(_command)
 
 
 @click.command()

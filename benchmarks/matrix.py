@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from serkit.benchmarks.endurance import CLIP
+from serkit.benchmarks.hops import CLIP
 from serkit.convert.export import FORMATS, TRIED, export_into
 from serkit.convert.lstm import LSTM_FORMS, is_recurrent
 from serkit.convert.parity import LIMITS, parity, strays

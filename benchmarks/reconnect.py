@@ -129,15 +129,18 @@ def environment(changed: dict[str, str]) -> Iterator[None]:
 
 def held() -> dict[str, int]:
     """What this process holds: ``threads``, ``file_handles``, ``children`` and ``rss_kb`` (of memory, now)."""
-    pid = os.getpid()
-    children = [p for p in Path("/proc").glob("[0-9]*") if _parent(p) == pid]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
         "threads": threading.active_count(),
         "file_handles": len(list(Path("/proc/self/fd").iterdir())) - 1,  # the listing's own
-        "children": len(children),
+        "children": len(children(os.getpid())),
         "rss_kb": pages * resource.getpagesize() // 1024,
     }
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another one started."""
+    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if _parent(p) == pid]
 
 
 def _parent(process: Path) -> int:

