@@ -156,6 +156,7 @@ class _Signature:
         self.input_shape, self.output_shape = (
             tuple(int(n) for n in detail["shape"][1:]) for detail in (self._input, self._output)
         )
+        self(np.zeros(self.input_shape, np.float32))  # allocates its tensors; variables cannot be reset before
 
     def __call__(self, x: Array) -> Array:
         out = self._run(**{self._input_name: quantize(x, self._input)[None]})
