@@ -181,6 +181,8 @@ class Microphone(Source):
         MicrophoneError: Without ``wait``: there is no such device, or it does not open.
     """
 
+    live = True
+
     def __init__(
         self, sample_rate: int, block_size: int | None = None, *, device: str | None = None, wait: bool = False
     ) -> None:

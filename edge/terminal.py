@@ -75,7 +75,7 @@ def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event],
         )  # fmt: skip
     asked = health.scored / max(1, health.windows)
     took = f"{health.latency_ms:.0f} ms from sound to answer"
-    state = f"{event.time_s:.0f} s heard, {took}, model asked {asked:.0%} of the time"
+    state = f"{event.time_s:.0f} s heard, every {health.hop_s:g} s, {took}, model asked {asked:.0%} of the time"
     return Group(Text(heading, style="dim"), now, meter, table, Text(state, style="dim"), _messages(said))
 
 

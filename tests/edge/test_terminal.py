@@ -37,6 +37,7 @@ def test_the_live_view_shows_level_answer_history_and_health(speech: np.ndarray)
         assert "from sound to answer, model asked 100% of the time" in text
         assert set("▁▂▃▄▅▆▇█") & set(text)
         assert "2 xruns" in text
+        assert "5 s heard, every 0.5 s" in text
         listener.mute()
         assert "muted" in shown(listener, heard, said)
 
