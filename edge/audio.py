@@ -69,6 +69,9 @@ class Source:
     def close(self) -> None:
         """Let go of the file or device."""
 
+    def rest(self, seconds: float) -> None:
+        """Nobody needs another block before so much more audio has come: a live source may sleep meanwhile."""
+
     def notice(self) -> str | None:
         """What went wrong since the last call without ending the stream, such as lost audio; None if nothing did."""
         return None

@@ -174,6 +174,8 @@ class Listener:
         time_s, muted = 0.0, False
         for window in self.recognizer.windows(self._blocks(), self.gate, self._pace):
             time_s = window.time_s
+            if not self.muted:  # else what comes when somebody is to be heard again would be taken late
+                self._source.rest(time_s + self.health.hop_s - self.health.audio_s)
             yield from self._notices(time_s)
             if muted != self.muted:
                 muted = not muted

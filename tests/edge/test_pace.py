@@ -203,6 +203,13 @@ class Live(FakeSource):
 
     live = True
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.rests: list[float] = []
+
+    def rest(self, seconds: float) -> None:
+        self.rests.append(seconds)
+
 
 @pytest.fixture
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,3 +252,17 @@ def test_the_users_own_hop_holds_for_files_too(speech: np.ndarray) -> None:
     assert times[-1] == 10.0
     with serkit.listen(lambda rate: FakeSource(np.zeros(RATE), rate), hop_s=0.7) as listener:
         assert listener.health.hop_s == 1.0
+
+
+def test_a_live_source_may_rest_until_the_next_window_unless_muted() -> None:
+    x = np.zeros(10 * RATE, np.float32)
+    source = Live(x, RATE, 512)
+    with serkit.listen(lambda rate: source) as listener:
+        for event in listener:
+            if event.time_s > 6:
+                listener.mute()
+                break
+        assert len(source.rests) == 8
+        assert all(0.45 < s <= 0.5 for s in source.rests[:-1])
+        list(listener)
+    assert len(source.rests) == 8
