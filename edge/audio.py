@@ -47,7 +47,10 @@ class Source:
     Attributes:
         sample_rate: Hz, of the blocks.
         block_size: Samples per block (the last one may be shorter); None gives blocks as they come.
+        live: Whether audio comes at the pace of time, and is lost when nobody takes it.
     """
+
+    live = False
 
     def __init__(self, sample_rate: int, block_size: int | None = None) -> None:
         if block_size is not None and block_size < 1:
@@ -65,6 +68,9 @@ class Source:
 
     def close(self) -> None:
         """Let go of the file or device."""
+
+    def rest(self, seconds: float) -> None:
+        """Nobody needs another block before so much more audio has come: a live source may sleep meanwhile."""
 
     def notice(self) -> str | None:
         """What went wrong since the last call without ending the stream, such as lost audio; None if nothing did."""

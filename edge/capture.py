@@ -31,7 +31,7 @@ _MAX_BYTES = 1 << 22  # of one payload; anything larger is no message
 _QUEUE_S = 10.0  # audio kept while nobody reads; the oldest is dropped and counted
 _FIRST_BLOCK_S = 5.0  # audio servers may start late
 _NEXT_BLOCK_S = 3.0
-_BLOCK_S = 0.04  # as PortAudio likes it, blocks may be 9 ms, and each costs a turn of two processes
+_BLOCK_S = 0.1  # as PortAudio likes it, blocks may be 9 ms, and each costs a turn of two processes
 _LOOK_S = 0.25  # how often a silent stream is looked at
 _RATES = (48000.0, 44100.0)  # tried after the wanted rate and the device's own
 

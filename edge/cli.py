@@ -102,6 +102,13 @@ _engine = click.option(
 _threads = click.option(
     "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."
 )
+_own_threads = click.option("--threads", type=click.IntRange(1, 64), help="Threads of one inference; [pace] or 1 else.")
+_hop = click.option(
+    "--hop",
+    "hop_s",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds from one window to the next, rounded up to a multiple of the model's own hop.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 _block_size = click.option(
     "--block-size",
@@ -161,11 +168,12 @@ _preset = click.option("--preset", help="driver, assistant or research, instead 
 @click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
 @_model
 @_engine
-@_threads
+@_own_threads
+@_hop
 @as_json
 @_preset
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML: preset, [decision], [vad] and the sinks' tables."
+    "--config", type=click.Path(path_type=Path), help="TOML: preset, [decision], [vad], [pace] and the sinks' tables."
 )
 @_web
 @click.option("--record", type=click.Path(path_type=Path), help="Write all audio that is heard to this new file.")
@@ -221,7 +229,8 @@ def listen(
 @main.command()
 @_model
 @_engine
-@_threads
+@_own_threads
+@_hop
 @as_json
 @_preset
 @_web

@@ -8,6 +8,7 @@ from typing import Any
 
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.errors import SettingsError
+from serkit.edge.pace import PaceSettings
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
@@ -25,6 +26,7 @@ class Config:
         preset: What ``decision`` began with.
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.
+        pace: What listening may cost.
         json_lines: Events to a file.
         mqtt: Events to an MQTT broker and Home Assistant.
         prometheus: Metrics for Prometheus.
@@ -34,6 +36,7 @@ class Config:
     preset: str | None = None
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     vad: VadSettings = field(default_factory=VadSettings)
+    pace: PaceSettings = field(default_factory=PaceSettings)
     json_lines: JsonLinesSettings | None = None
     mqtt: MqttSettings | None = None
     prometheus: PrometheusSettings | None = None

@@ -68,7 +68,7 @@ class DecisionSettings:
 
     Attributes:
         stay_s: How long an emotion lasts on average, s of speech; 0 lets every window stand alone.
-        evidence: Weight of a window, 0 to 1.
+        evidence: Weight of a window, one hop after the one before it, 0 to 1.
         memory_s: How long an answer outlives speech, s.
         per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
             ``max_utterance_s``), about the mean of its windows, instead of one per window.
@@ -184,6 +184,13 @@ def to_toml(settings: DecisionSettings) -> str:
 class Decision:
     """One stream's decisions.
 
+    Args:
+        labels: Of the model.
+        model: Its name.
+        settings: How to decide.
+        hop_s: From one window to the next, s. After a longer step than that, for windows may be left out, a window
+            weighs as much as those in whose place it is, up to 1. None: all weigh alike.
+
     Attributes:
         answers: What an event's ``emotion`` can be.
 
@@ -195,10 +202,13 @@ class Decision:
     ['angry', 'silence']
     """
 
-    def __init__(self, labels: Sequence[str], model: str, settings: DecisionSettings) -> None:
+    def __init__(
+        self, labels: Sequence[str], model: str, settings: DecisionSettings, hop_s: float | None = None
+    ) -> None:
         self._labels = tuple(labels)
         self._model = model
         self._settings = settings
+        self._hop_s = hop_s
         classes = settings.resolved(labels)
         self.answers = tuple(classes)
         self._classes = list(classes.values())
@@ -281,7 +291,8 @@ class Decision:
         before = self._prior if self._posterior is None else self._posterior
         predicted = (1 - change) * before + change * self._prior
         heard = np.maximum(self._members @ probabilities, _LEAST) / self._prior
-        joint = predicted * heard**s.evidence
+        n_hops = 1 if self._hop_s is None else max(1, round(step_s / self._hop_s))
+        joint = predicted * heard ** min(1.0, n_hops * s.evidence)
         self._posterior = joint / joint.sum()
 
     @property

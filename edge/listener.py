@@ -19,6 +19,7 @@ from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.events import Event
+from serkit.edge.pace import Pace, hops_of
 from serkit.edge.recorder import Recorder
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer
@@ -38,6 +39,7 @@ class Health:
         audio_s: Audio heard, s.
         windows: Windows decided on.
         scored: Windows the model was asked about; the rest held no speech.
+        hop_s: From one window to the next, as it is now, s.
         latency_ms: From the arrival of a window's last block to its event, ms.
         notices: Status events so far.
     """
@@ -45,6 +47,7 @@ class Health:
     audio_s: float = 0.0
     windows: int = 0
     scored: int = 0
+    hop_s: float = 0.0
     latency_ms: float = 0.0
     notices: int = 0
 
@@ -75,12 +78,14 @@ class Listener:
         decision: Decision,
         gate: VoiceGate | None = None,
         *,
+        pace: Pace | None = None,
         sinks: Sequence[Sink] = (),
         recorder: Recorder | None = None,
         realtime: bool = False,
     ) -> None:
         self.recognizer = recognizer
-        self.health = Health()
+        self._pace = pace
+        self.health = Health(hop_s=0.0 if pace is None else pace.hop_s)
         self._source = source
         self.sinks = list(sinks)
         self._recorder = recorder
@@ -167,8 +172,10 @@ class Listener:
     def _events(self) -> Iterator[Event]:
         """What is decided on, and between it what happened to the source and the sinks."""
         time_s, muted = 0.0, False
-        for window in self.recognizer.windows(self._blocks(), self.gate):
+        for window in self.recognizer.windows(self._blocks(), self.gate, self._pace):
             time_s = window.time_s
+            if not self.muted:  # else what comes when somebody is to be heard again would be taken late
+                self._source.rest(time_s + self.health.hop_s - self.health.audio_s)
             yield from self._notices(time_s)
             if muted != self.muted:
                 muted = not muted
@@ -203,12 +210,15 @@ class Listener:
             if self._recorder is not None:
                 self._recorder.push(heard)
             yield heard
+            if self._pace is not None:
+                self._pace.worked(time.monotonic() - self._arrived, len(block) / rate)
+                self.health.hop_s = self._pace.hop_s
 
     def _notices(self, time_s: float) -> Iterator[Event]:
-        """What the source, the recording and the sinks have to say."""
-        yield from (self._status(time_s, message) for message in iter(self._source.notice, None))
-        if self._recorder is not None:
-            yield from (self._status(time_s, message) for message in iter(self._recorder.notice, None))
+        """What the source, the pace, the recording and the sinks have to say."""
+        for teller in (self._source, self._pace, self._recorder):
+            if teller is not None:
+                yield from (self._status(time_s, message) for message in iter(teller.notice, None))
         for sink in list(self._started):
             try:
                 messages = list(iter(sink.notice, None))
@@ -231,7 +241,8 @@ def listen(
     device: str | None = None,
     block_size: int | None = 512,
     engine: str = "auto",
-    threads: int = 1,
+    threads: int | None = None,
+    hop_s: float | None = None,
     realtime: bool = False,
     sinks: Sequence[Sink] = (),
     record: str | Path | None = None,
@@ -247,7 +258,9 @@ def listen(
         device: Microphone: number or part of its name.
         block_size: Samples per block; results never depend on it.
         engine: ``auto``, ``litert`` or ``tflite-runtime``.
-        threads: Of one inference.
+        threads: Of one inference, instead of the configuration's.
+        hop_s: Score a window so often, s, instead of as the configuration says; made longer up to a multiple of the
+            model's own hop.
         realtime: Hand a file's audio out no faster than it was spoken.
         sinks: More places for the events than the configuration names.
         record: New audio file for all that is heard. Without it, audio is never written anywhere.
@@ -260,11 +273,15 @@ def listen(
         raise SettingsError("preset and a Config are both given; read_config(path, preset) makes one of the two")
     if not isinstance(config, Config):
         config = read_config(None if config is None else Path(config), preset)
-    recognizer = Recognizer(read_bundle(model), engine, threads)
-    rate = recognizer.bundle.frontend.sample_rate
+    bundle = read_bundle(model)
+    rate = bundle.frontend.sample_rate
+    frame_s = bundle.frontend.hop_length / rate
+    window_s, own_hop_s = bundle.window.n_frames * frame_s, bundle.window.hop_frames * frame_s
+    paced_by = config.pace if hop_s is None else replace(config.pace, hops=hops_of(hop_s, own_hop_s))
+    pace = Pace(paced_by, window_s, own_hop_s)
+    recognizer = Recognizer(bundle, engine, paced_by.threads if threads is None else threads)
     all_sinks = [*config.sinks(), *sinks]
-    bundle = recognizer.bundle
-    decision = Decision(bundle.labels, bundle.name, config.decision)
+    decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s)
     gate = VoiceGate(rate, config.vad)
     opened: Source
     if callable(source):
@@ -282,4 +299,7 @@ def listen(
     except BaseException:
         opened.close()
         raise
-    return Listener(recognizer, opened, decision, gate, sinks=all_sinks, recorder=recorder, realtime=realtime)
+    pace.live = opened.live
+    return Listener(
+        recognizer, opened, decision, gate, pace=pace, sinks=all_sinks, recorder=recorder, realtime=realtime
+    )

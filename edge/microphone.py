@@ -31,7 +31,7 @@ __all__ = ["Device", "Microphone", "devices", "find_device"]
 
 Array = npt.NDArray[np.float32]
 
-_BLOCK_S = 0.1  # of silence
+_BLOCK_S = 0.1  # of silence, and at most of the capture process's audio
 _BEHIND_S = 0.5  # silence comes so much later than it is due: audio may still come in its place
 _OPENING_S = 8.0  # a slow board starts Python and looks at its sound cards
 _ANSWER_S = 4.0  # the capture process speaks up after 3 s without audio; when it does not, it hangs
@@ -181,6 +181,8 @@ class Microphone(Source):
         MicrophoneError: Without ``wait``: there is no such device, or it does not open.
     """
 
+    live = True
+
     def __init__(
         self, sample_rate: int, block_size: int | None = None, *, device: str | None = None, wait: bool = False
     ) -> None:
@@ -204,6 +206,7 @@ class Microphone(Source):
         self._origin_s = time.monotonic()  # when sample 0 was due
         self._n_yielded = 0
         self._n_silent = 0
+        self._rest_until_s = 0.0
         self._heard_s = self._flowing_since_s = self._lost_since_s = 0.0
         self._lost_why: set[str] = set()  # what was told about it
         if not wait:
@@ -240,9 +243,15 @@ class Microphone(Source):
         self._closed.wait(_BLOCK_S)
         return None
 
+    def rest(self, seconds: float) -> None:
+        """Sleep instead of taking every block as it comes; the capture process holds them meanwhile."""
+        self._rest_until_s = self._heard_s + seconds - _BLOCK_S if self.connected else 0.0
+
     def _blocks(self) -> Iterator[Array]:
         while not self._closed.is_set():
             try:
+                if (rest_s := self._rest_until_s - time.monotonic()) > 0:
+                    self._closed.wait(rest_s)
                 message = self._receive()
                 if message is not None and message.kind == OPENED:
                     self._opened(message)

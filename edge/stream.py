@@ -15,6 +15,7 @@ from serkit.edge.engine import Engine
 from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import Prediction
 from serkit.edge.frontend import Frontend
+from serkit.edge.pace import Pace
 from serkit.edge.vad import MIN_SPEECH, VoiceGate, frame_levels, speech_ratio
 from serkit.edge.window import normalise, silence, softmax
 
@@ -28,7 +29,7 @@ class ScoredWindow:
     Attributes:
         time_s: Its end, seconds since the start of the stream; for a window filled up with silence, the stream's end.
         speech_ratio: Share of its frames that hold speech.
-        level_dbfs: Level of the loudest frame of its newest hop, dB of full scale.
+        level_dbfs: Level of the loudest frame since the window before it, dB of full scale.
         probabilities: float64 ``(n_labels,)``, or None where there is too little speech to score.
     """
 
@@ -64,7 +65,9 @@ class Recognizer:
         """
         return softmax(self.engine.logits(normalise(window, self.bundle.window), hop), self.bundle.temperature)
 
-    def windows(self, blocks: Iterable[Array], gate: VoiceGate | None = None) -> Iterator[ScoredWindow]:
+    def windows(
+        self, blocks: Iterable[Array], gate: VoiceGate | None = None, pace: Pace | None = None
+    ) -> Iterator[ScoredWindow]:
         """Score a stream as it comes: every hop one window, at the end one more for frames in none yet.
 
         Results do not depend on how the stream is cut into blocks: these wait until a window is complete, as all is
@@ -74,8 +77,9 @@ class Recognizer:
 
         Args:
             blocks: The stream.
-            gate: Judges what is speech, and windows whose newest hop holds none are not scored; without it, windows
+            gate: Judges what is speech, and windows whose newest hops hold none are not scored; without it, windows
                 are judged by their frames' levels.
+            pace: Says which windows are due; the others are left out, which does not change those that are not.
         """
         w, f = self.bundle.window, self.bundle.frontend
         self._frontend.reset()
@@ -86,9 +90,10 @@ class Recognizer:
         levels = frame_levels(buffer, f)  # of the frames in the buffer, dB
         first, filled = -w.context_frames, w.context_frames  # the buffer's first frame in the stream; frames in it
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
+        latest = -1  # number of the last window
 
         def take(frames: Array) -> Iterator[ScoredWindow]:
-            nonlocal first, filled, covered, n_frames
+            nonlocal first, filled, covered, n_frames, latest
             position = 0
             while position < len(frames):
                 position += min(max(0, first - n_frames - position), len(frames) - position)  # hops beyond the window
@@ -98,10 +103,13 @@ class Recognizer:
                 position, filled = position + n, filled + n
                 start = 0
                 while filled - start >= w.input_frames:
-                    covered = first + start + w.input_frames
-                    end_s = f.n_samples(covered) / f.sample_rate
-                    window = slice(start, start + w.input_frames)
-                    yield self._scored(buffer[window], levels[window], first + start, end_s, gate)
+                    number = (first + start + w.context_frames) // w.hop_frames
+                    if pace is None or pace.due(number):
+                        covered = first + start + w.input_frames
+                        end_s = f.n_samples(covered) / f.sample_rate
+                        window = slice(start, start + w.input_frames)
+                        yield self._scored(buffer[window], levels[window], number, number - latest, end_s, gate)
+                        latest = number
                     start += w.hop_frames
                 first += start
                 kept = max(0, filled - start)
@@ -132,27 +140,29 @@ class Recognizer:
         if n_frames > covered and filled:
             last = np.full((w.input_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
-            yield self._scored(last, frame_levels(last, f), first, n_samples / f.sample_rate, gate, filled)
+            number = (first + w.context_frames) // w.hop_frames
+            end_s = n_samples / f.sample_rate
+            yield self._scored(last, frame_levels(last, f), number, number - latest, end_s, gate, filled)
 
     def _scored(
         self,
         window: Array,
         levels: Array,
-        start: int,
+        number: int,
+        new: int,
         time_s: float,
         gate: VoiceGate | None,
         filled: int | None = None,
     ) -> ScoredWindow:
-        """A window from frame ``start`` of the stream on, and its frames' levels; the first ``filled`` were heard."""
+        """A window by its number, and its frames' levels: ``new`` hops are in none before; ``filled`` were heard."""
         w, f = self.bundle.window, self.bundle.frontend
         if gate is None:
             ratio = newest = speech_ratio(levels[w.context_frames :])
         else:
-            window_s, hop_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, w.hop_frames))
-            ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - hop_s, time_s)
-        level_dbfs = float(levels[:filled][-w.hop_frames :].max())
-        hop = (start + w.context_frames) // w.hop_frames
-        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window, hop) if newest >= MIN_SPEECH else None)
+            window_s, new_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, new * w.hop_frames))
+            ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - new_s, time_s)
+        level_dbfs = float(levels[:filled][-new * w.hop_frames :].max())
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window, number) if newest >= MIN_SPEECH else None)
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -17,6 +19,9 @@ from serkit.edge.listener import Listener
 _HISTORY = 60  # windows
 _MESSAGES = 4
 _RANGE_DB = 70.0  # of the level meter
+_REDRAW_S = 0.1  # a drawing takes 2 ms: files that are heard at full speed need not be seen so
+_STILL_S = 10.0  # between two drawings of the same silence
+_LEVEL_DB = 3.0  # the same to the eye
 _COLOURS = {
     "neutral": "white",
     "calm": "green",
@@ -31,16 +36,32 @@ _COLOURS = {
 
 
 def show_live(listener: Listener, heading: str) -> None:
-    """A view that is redrawn as events come."""
+    """A view that is redrawn as events come, in silence only now and then."""
     console = Console()
     heard: deque[Event] = deque(maxlen=_HISTORY)
     said: deque[Event] = deque(maxlen=_MESSAGES)
-    with Live(Text(heading), console=console, refresh_per_second=10) as live:
+    drawn: Event | None = None
+    drawn_at, news = -math.inf, False
+    with Live(
+        console=console, auto_refresh=False, get_renderable=lambda: live_view(listener, heard, said, heading)
+    ) as live:
+        live.refresh()
         for event in listener:
             (said if event.kind == "status" else heard).append(event)
-            live.update(live_view(listener, heard, said, heading))
+            news = news or any(e.probabilities for e in heard) or is_news(event, drawn)
+            if news and time.monotonic() - drawn_at >= _REDRAW_S:
+                drawn, drawn_at, news = event, time.monotonic(), False
+                live.refresh()
     if not heard:
         console.print("no audio came", highlight=False)
+
+
+def is_news(event: Event, drawn: Event | None) -> bool:
+    """Whether somebody who saw one silent event drawn would see another one in the next."""
+    if drawn is None or (event.kind, event.message) != ("silence", drawn.message):
+        return True
+    level = (event.level_dbfs or 0.0) - (drawn.level_dbfs or 0.0)
+    return abs(level) >= _LEVEL_DB or event.time_s - drawn.time_s >= _STILL_S
 
 
 def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event], heading: str) -> Group:
@@ -75,7 +96,7 @@ def live_view(listener: Listener, heard: Sequence[Event], said: Sequence[Event],
         )  # fmt: skip
     asked = health.scored / max(1, health.windows)
     took = f"{health.latency_ms:.0f} ms from sound to answer"
-    state = f"{event.time_s:.0f} s heard, {took}, model asked {asked:.0%} of the time"
+    state = f"{event.time_s:.0f} s heard, every {health.hop_s:g} s, {took}, model asked {asked:.0%} of the time"
     return Group(Text(heading, style="dim"), now, meter, table, Text(state, style="dim"), _messages(said))
 
 

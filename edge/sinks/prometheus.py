@@ -116,6 +116,7 @@ class Prometheus(Sink):
             ("serkit_notices", "Status events: something went wrong or right.", health.notices),
         ):
             yield CounterMetricFamily(name, documentation, value=total)
+        yield GaugeMetricFamily("serkit_hop_seconds", "From one window to the next, as it is now.", value=health.hop_s)
         yield GaugeMetricFamily("serkit_muted", "1 while nothing is heard.", value=listener.muted)
         answer = GaugeMetricFamily("serkit_answer", "1 for the newest answer, 0 for all others.", labels=["answer"])
         probability = GaugeMetricFamily("serkit_probability", "Smoothed, of every answer.", labels=["answer"])

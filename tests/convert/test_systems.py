@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ LARGEST = {"float32": 1e-5, "float16": 2e-2, "dynamic": 0.15, "int8": 0.5}
 
 
 def streamed_is_whole(recognizer: Recognizer, speech: np.ndarray) -> None:
-    """The same bits whether a window is scored in a stream, after others, or alone."""
+    """The same bits whether a window is scored in a stream, after others, some others, or alone."""
     bundle = recognizer.bundle
     windows = cut_windows(features(speech, bundle.frontend), bundle.window, silence(bundle.frontend))
     streamed = [w.probabilities for w in recognizer.windows([speech])]
@@ -61,6 +62,9 @@ def streamed_is_whole(recognizer: Recognizer, speech: np.ndarray) -> None:
     assert any(p is not None for p in streamed)
     for window, probabilities in zip(windows, streamed, strict=True):
         assert probabilities is None or np.array_equal(recognizer.score(window), probabilities)
+    pace: Any = SimpleNamespace(due=lambda number: number % 3 == 0)
+    for w, probabilities in zip(recognizer.windows([speech], pace=pace), streamed[::3], strict=False):
+        assert np.array_equal(w.probabilities, probabilities)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

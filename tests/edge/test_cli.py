@@ -217,6 +217,21 @@ def test_configuration_changes_the_decision(wav: Path, tmp_path: Path) -> None:
         assert message in result.stderr
 
 
+def test_a_longer_hop_gives_fewer_windows(wav: Path, tmp_path: Path) -> None:
+    every, fewer = ([e["time_s"] for e in lines(run("listen", "-i", wav, "--json", *o))] for o in ([], ["--hop", 0.6]))
+    assert fewer[:-1] == every[:-1:2]
+    result = run("listen", "-i", wav, "--hop", 3, "--threads", 2)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "serkit: a window every 3 s leaves audio out: the model's are 2.56 s long; choose a hop of at most 2.5 s "
+        "(hops = 5)\n"
+    )
+    assert run("listen", "-i", wav, "--hop", 0).exit_code == 2
+    config = tmp_path / "serkit.toml"
+    config.write_text("[pace]\nhops = 2\nthreads = 2\n")
+    assert [e["time_s"] for e in lines(run("listen", "-i", wav, "--json", "--config", config))] == fewer
+
+
 BAD = {
     "missing": (["predict", "{tmp}/gone.wav"], "no such file"),
     "folder": (["predict", "{tmp}"], "a folder"),

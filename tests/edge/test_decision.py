@@ -272,3 +272,19 @@ def test_settings_say_what_is_wrong(values: dict[str, object], message: str) -> 
 def test_settings_that_do_not_fit_the_model_say_so(values: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         Decision(LABELS, "m", DecisionSettings(**values))
+
+
+@given(heard=streams())
+@settings(deadline=None)
+def test_windows_that_come_on_time_weigh_as_ever(heard: Heard) -> None:
+    paced, plain = Decision(LABELS, "m", DecisionSettings(), HOP), Decision(LABELS, "m", DecisionSettings())
+    for i, p in enumerate(heard):
+        assert paced.window(2.575 + i * HOP, p) == plain.window(2.575 + i * HOP, p)
+
+
+@pytest.mark.parametrize("n_hops", [1, 2, 4])
+def test_a_window_weighs_as_much_as_those_in_whose_place_it_is(n_hops: int) -> None:
+    d = Decision(LABELS, "m", DecisionSettings(evidence=0.1, stay_s=1e9), HOP)
+    events = [e for i in range(0, 9, n_hops) for e in d.window(3 + i * HOP, np.array([0.4, 0.3, 0.2, 0.1]))]
+    expected = np.array([0.4, 0.3, 0.2, 0.1]) ** 0.9
+    assert list((events[-1].probabilities or {}).values()) == pytest.approx(expected / expected.sum(), rel=1e-6)

@@ -344,3 +344,27 @@ def test_devices_are_listed_by_a_process_that_may_hang(monkeypatch: pytest.Monke
     answers("import time; time.sleep(60)")
     with pytest.raises(MicrophoneError, match=r"does not answer \(0\.5 s\); restart it"):
         list_devices()
+
+
+def test_audio_that_comes_during_a_rest_is_heard_after_it(processes: FakeProcesses) -> None:
+    processes.scripts = [GOOD]
+    waits: list[float] = []
+
+    class Closed(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return self.is_set()
+
+    with Microphone(RATE) as source:
+        blocks = iter(source)
+        next(blocks)
+        source._closed = Closed()
+        source.rest(30.0)
+        heard = [next(blocks) for _ in range(10)]
+        assert 0 < waits[0] <= 30
+        source.rest(-30.0)
+        n = len(waits)
+        heard += [next(blocks) for _ in range(10)]
+        assert len(waits) == n
+        assert np.all(np.concatenate(heard) == 0.5)
+        assert (source.notice(), source.lost_s) == (None, 0)

@@ -53,6 +53,7 @@ def test_before_anything_was_heard(sink: Prometheus, port: int) -> None:
 def test_an_event_and_the_counters(sink: Prometheus, port: int, event: Any, listener: Listener) -> None:
     health = listener.health
     health.audio_s, health.windows, health.scored, health.notices, health.latency_ms = 12.5, 40, 30, 2, 30.0
+    health.hop_s = 1.0
     listener.mute()
     probabilities = {"calm": 0.25, "angry": 0.75}
     measured = {"arousal": 0.5, "valence": -0.5, "level_dbfs": -20.0, "speech_ratio": 0.9}
@@ -74,6 +75,7 @@ def test_an_event_and_the_counters(sink: Prometheus, port: int, event: Any, list
         ("serkit_windows_total", ""): 40,
         ("serkit_scored_windows_total", ""): 30,
         ("serkit_notices_total", ""): 2,
+        ("serkit_hop_seconds", ""): 1,
         ("serkit_muted", ""): 1,
         ("serkit_latency_seconds_count", ""): 1,
         ("serkit_latency_seconds_sum", ""): 0.03,
