@@ -84,7 +84,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for r in sorted(rows, key=lambda r: -r["size_bytes"]):
         colour = colours[r["processor"], r["engine"]]
         best = 1e3 / max(r["windows_per_s"].values())
-        if best < r["median_ms"]:
+        if len(r["windows_per_s"]) > 1:
             axes.plot([best, r["median_ms"]], [r["uar"]] * 2, color=colour, linewidth=1, zorder=1)
             axes.plot(best, r["uar"], "o", color="white", markeredgecolor=colour, markersize=5, zorder=2)
         area, marker = 60 * r["size_bytes"] / 1e6, _MARKERS[r["format"]]
