@@ -1,4 +1,4 @@
-"""`serkit bench` and `serkit report`."""
+"""`serkit bench`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import click
 
 from serkit.benchmarks import cost_cli
 from serkit.edge.cli import as_json, needs
-from serkit.edge.errors import SettingsError
 from serkit.train.cli import data_option, out_option, prepare_keras
 from serkit.train.splits import PROTOCOLS
 
@@ -307,44 +306,77 @@ for _command in cost_cli.COMMANDS:
     bench.add_command(_command)
 
 
-@click.command()
+@bench.command()
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page about RUNS there; report.html by default.")
-@click.option("--results", type=click.Path(path_type=Path), help="Write the rows of RUNS there, as a results JSON.")
-@click.option("--readme", is_flag=True, help="Rewrite the results tables of README.md in the current folder.")
-def report(runs: tuple[Path, ...], html: Path | None, results: Path | None, readme: bool) -> None:
-    """A page about RUNS (run folders, or folders of them), with tables, plots and each system's card.
+@click.option("--model", "-m", "models", multiple=True, default=("default",), show_default=True, help="Any number.")
+@click.option("--corpus", help="ravdess, ravdess-song, emodb, tess or nemo.")
+@click.option("--protocol", type=click.Choice(PROTOCOLS), help="Which utterances are scored.")
+@click.option("--data", type=click.Path(path_type=Path), envvar="SERKIT_DATA", help="Holds the corpora; $SERKIT_DATA.")
+@click.option(
+    "--utterances", type=click.Path(path_type=Path), metavar="PACK", help="Score these instead; no corpus needed."
+)
+@out_option("Also keep the utterances there, for --utterances on other machines.", "--pack")
+@click.option("--runtimes", default="litert,tflite-runtime,jax,torch,tensorflow", show_default=True)
+@click.option(
+    "--threads", type=click.IntRange(1, 64), multiple=True, default=(1,), show_default=True, help="Of TFLite engines."
+)
+@click.option("--rounds", type=click.IntRange(3), default=30, show_default=True, help="Ten windows each, in turn.")
+@out_option()
+@as_json
+def accuracy(
+    runs: tuple[Path, ...],
+    models: tuple[str, ...],
+    corpus: str | None,
+    protocol: str | None,
+    data: Path | None,
+    utterances: Path | None,
+    pack: Path | None,
+    runtimes: str,
+    threads: tuple[int, ...],
+    rounds: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """GPU against embedded: RUNS on Keras' back ends and models on TFLite's engines, on the same utterances.
 
-    Without RUNS, show the results tables, made from the committed results files.
+    Accuracy, latency, throughput and, where the machine tells, energy, of every runtime that is installed here.
+    `serkit report --readme` puts the accuracy*.json of several machines into one table.
 
     \b
     Examples:
-      serkit report runs/ --html report.html
-      serkit report --readme
+      serkit bench accuracy runs/r1-ship --corpus ravdess --protocol ship-test --pack ship-test.npz
+      serkit bench accuracy runs/r1-ship --utterances ship-test.npz --out accuracy-gpu.json
     """
-    if (html is not None or results is not None) and not runs:
-        raise click.UsageError("--html and --results need RUNS")
-    for path in (html, results):
-        if path is not None and not path.parent.is_dir():
-            raise SettingsError(f"{path}: no folder {path.parent}; make it first")
-    if runs:
-        prepare_keras()
-        from serkit.benchmarks.page import write_page
-        from serkit.train.results import write_results
-        from serkit.train.summary import cells, read_runs
+    if (utterances is None) != (corpus is not None and protocol is not None and data is not None):
+        raise click.UsageError("give either --utterances, or --corpus, --protocol and --data")
+    needs("train", "sklearn", "keras")
+    from rich.console import Console
+    from rich.progress import track
 
-        found = cells(read_runs(runs))
-        if results is not None:
-            write_results(results, "systems", [c.row for c in found])
-        if html is not None or results is None:
-            page = html or Path("report.html")
-            write_page(found, page)
-            click.echo(f"{page}: {len(found)} rows from {sum(len(c.runs) for c in found)} runs")
-        if not readme:
-            return
-    from serkit.benchmarks.report import tables, update_readme
+    from serkit.benchmarks import accuracy as job
+    from serkit.benchmarks.pack import make_pack, read_pack, write_pack
+    from serkit.benchmarks.runtimes import describe_bundle, describe_run
+    from serkit.train.results import write_results
 
-    if readme:
-        update_readme(Path("README.md"))
+    candidates = [*map(describe_bundle, models), *map(describe_run, runs)]
+    if utterances is not None:
+        packed = read_pack(utterances)
     else:
-        click.echo(tables())
+        c = candidates[0]
+        packed = make_pack(str(corpus), Path(str(data)), str(protocol), c.labels, c.split, c.frontend)
+    if pack is not None:
+        write_pack(pack, packed)
+    console = Console(stderr=True)
+    rows = job.measure(
+        candidates,
+        packed,
+        runtimes.split(","),
+        threads,
+        rounds,
+        lambda line: console.print(f"left out: {line}", highlight=False, soft_wrap=True),
+        lambda steps, what: track(steps, what, console=console, transient=True),
+    )
+    if out is not None:
+        write_results(out, "accuracy", rows)
+    for row in rows:
+        click.echo(json.dumps({"schema": 1, **row}) if as_json else job.line(row))

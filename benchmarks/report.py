@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table, recipe_words
+from serkit.benchmarks.comparison import BATCHES, merged, plot
 from serkit.benchmarks.cost_report import boards, cost_tables
 from serkit.edge.errors import SettingsError
 from serkit.train.results import read_results
@@ -111,6 +112,38 @@ def _explain(results: dict[str, dict[str, Any]]) -> list[str]:
                 f"{o['uar']:.3f}", f"{o['uar_without_band']:.3f}", f"{o['uar_band_alone']:.3f}", *rhos,
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _runtimes(results: dict[str, dict[str, Any]]) -> list[str]:
+    rows = merged(results)
+    rates = [str(b) for b in BATCHES]
+    lines = [
+        f"| runs on | model | bytes | UAR (95 %) | accuracy | same answer | ms per window (p95, p99) | streamed | "
+        f"x reference | windows/s, one at a time | {' | '.join(rates[1:])} at once | mJ per window |",
+        f"|{'---|' * (10 + len(rates))}",
+    ]
+    for r in sorted(rows, key=lambda r: (r["processor"] == "cpu", r["format"] != "keras")):
+        threads = "" if r["threads"] is None else f", {r['threads']} thread{'s' if r['threads'] > 1 else ''}"
+        on = f"{r['engine']}, {r['processor'].upper()} ({r['device']}){threads}"
+        model = f"{r['recipe']}, {r['format']}"
+        if "error" in r:
+            lines.append(f"| {on} | {model} | {r['size_bytes']:,} | {r['error']} |{' |' * (6 + len(rates))}")
+            continue
+        low, high = r["uar_ci95"]
+        energy = r["energy_mj"] or {}
+        cells = [
+            on, model, f"{r['size_bytes']:,}", f"{r['uar']:.3f} ({low:.2f}-{high:.2f})", f"{r['accuracy']:.3f}",
+            "" if r["label_agreement"] is None else f"{r['label_agreement']:.3f}",
+            f"{r['median_ms']:.2f} ({r['p95_ms']:.2f}, {r['p99_ms']:.2f})",
+            "" if r["streamed_ms"] is None else f"{r['streamed_ms']:.2f}",
+            "" if r["ratio"] is None else f"{r['ratio']:.2f}",
+            *(f"{r['windows_per_s'][b]:,.0f}" if b in r["windows_per_s"] else "" for b in rates),
+            "; ".join(f"{mj:.3g} at {b}" for b, mj in energy.items()) or "not readable",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    if not any(r["processor"] == "gpu" for r in rows):
+        lines.insert(2, f"| Keras on a GPU | not measured |{' |' * (8 + len(rates))}")
     return lines
 
 
@@ -221,6 +254,11 @@ def _reconnect(results: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
+def _machines(results: dict[str, dict[str, Any]]) -> str:
+    machines = dict.fromkeys(r["machine"] for r in merged(results))
+    return f"Machines: {'; '.join(machines)}. Energy is that of the whole board or package." if machines else ""
+
+
 def tables() -> str:
     """What the README shows, as Markdown: how good the shipped models and the published systems are."""
     results = read_results()
@@ -230,6 +268,14 @@ def tables() -> str:
         "(those of EMO-DB have a single utterance of disgust, which alone is worth 17 points of UAR):",
         "",
         *_accuracy(results),
+        "",
+        "The same model on every runtime, on the same utterances (`serkit bench accuracy`): the network alone, from a",
+        "window in numpy to logits in numpy, measured in turn. `x reference` (of the same machine) and `same answer`",
+        f"compare with the shipped model on LiteRT. {_machines(results)}",
+        "",
+        *_runtimes(results),
+        "",
+        "![UAR against latency and size](benchmarks/results/accuracy.png)",
         "",
         "The published systems, their baselines and a peer, trained by the command in each row. `speaker-independent`:",
         "nobody tested was heard in training; folds pooled, seeds averaged, 95 % by drawing speakers anew. Few epochs",
@@ -308,12 +354,15 @@ def update_readme(path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if _between(_BEGIN, _END).search(text) is None:
         raise SettingsError(f"{path}: no results markers; run this in the folder of serkit's README.md")
+    folder = path.parent / "benchmarks" / "results"
+    if rows := merged(read_results()):
+        plot(rows, folder / "accuracy.png")
     parts = {(_BEGIN, _END): tables(), (_BOARDS_BEGIN, _BOARDS_END): "\n".join(boards(read_results()))}
     for (begin, end), part in parts.items():
-        whole = f"{begin}\n{part}\n{end}".replace("\\", r"\\")
-        text = _between(begin, end).sub(whole, text)
+        whole = f"{begin}\n{part}\n{end}"
+        text = _between(begin, end).sub(lambda _, whole=whole: whole, text)  # type: ignore[misc]
     path.write_text(text, encoding="utf-8")
-    (path.parent / "benchmarks" / "results" / "README.md").write_text(more_tables(), encoding="utf-8")
+    (folder / "README.md").write_text(more_tables(), encoding="utf-8")
 
 
 def _between(begin: str, end: str) -> re.Pattern[str]:

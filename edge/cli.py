@@ -25,7 +25,7 @@ _ELSEWHERE = {
     "explain": "serkit.train.cli",
     "convert": "serkit.convert.cli",
     "bench": "serkit.benchmarks.cli",
-    "report": "serkit.benchmarks.cli",
+    "report": "serkit.benchmarks.report_cli",
 }
 
 

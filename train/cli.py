@@ -36,9 +36,9 @@ def _in_a_folder(ctx: click.Context, parameter: click.Parameter, out: Path | Non
     return out
 
 
-def out_option(help: str = "Also write a results JSON there.") -> Callable[[_Command], _Command]:
+def out_option(help: str = "Also write a results JSON there.", name: str = "--out") -> Callable[[_Command], _Command]:
     """``--out``, where the results of a measurement go."""
-    return click.option("--out", type=click.Path(path_type=Path), callback=_in_a_folder, help=help)
+    return click.option(name, type=click.Path(path_type=Path), callback=_in_a_folder, help=help)
 
 
 def prepare_keras(backend: str | None = None) -> None:

@@ -19,7 +19,7 @@ from serkit.train import conditions
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
 from serkit.train.metrics import score
 from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
-from serkit.train.splits import check_unseen, make_split, n_folds
+from serkit.train.splits import Split, check_unseen, make_split, n_folds
 
 Array = npt.NDArray[np.float32]
 
@@ -77,29 +77,7 @@ class Scorer:
         self._about = {"corpus": corpus, "protocol": protocol}
         self.sample_rate = source["frontend"].sample_rate
         self.noise_kinds: list[str] | None = source["noise_kinds"]
-        labels = source["labels"]
-        known = read_corpus(corpus, data)
-        utterances = [u for u in known if u.emotion in labels]
-        if not utterances:
-            raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
-        s = source["split"]
-        split = make_split(
-            utterances,
-            protocol,
-            fold=s["fold"] if protocol.startswith("random") else s["fold"] % n_folds(utterances, protocol),
-            seed=s["seed"],
-            validation_share=s["validation_share"],
-            needed=("test",),
-        )
-        tested = {u.voice for u in split.test}
-        unknown = sorted({u.emotion for u in known if u.emotion not in labels and u.voice in tested})
-        if unknown:
-            missing = sum(u.emotion in unknown and u.voice in tested for u in known)
-            Console(stderr=True).print(
-                f"left out: {missing} recordings ({', '.join(unknown)}), emotions that this model does not know",
-                highlight=False,
-                soft_wrap=True,
-            )
+        split = protocol_split(corpus, data, protocol, source["labels"], source["split"])
         learned = source["learned_from"]
         check_unseen(split, learned["utterances"], learned["voices"])
         self._utterances, self._samples, self._refused = _recordings(split.test, self.sample_rate)
@@ -127,6 +105,41 @@ class Scorer:
             "refused": self._refused,
             **score(self._utterances, probabilities, source["labels"]),
         }
+
+
+def protocol_split(corpus: str, data: Path, protocol: str, labels: Sequence[str], split: dict[str, Any]) -> Split:
+    """What a protocol tests in a corpus, as far as a model knows its emotions; others are counted on stderr.
+
+    Args:
+        corpus, data, protocol: As for `evaluate`.
+        labels: The emotions that the model knows.
+        split: The model's own: ``fold, seed, validation_share``.
+
+    Raises:
+        CorpusError: The corpus is missing, or has none of the emotions.
+    """
+    known = read_corpus(corpus, data)
+    utterances = [u for u in known if u.emotion in labels]
+    if not utterances:
+        raise CorpusError(f"{corpus} has none of the model's emotions: {', '.join(labels)}")
+    made = make_split(
+        utterances,
+        protocol,
+        fold=split["fold"] if protocol.startswith("random") else split["fold"] % n_folds(utterances, protocol),
+        seed=split["seed"],
+        validation_share=split["validation_share"],
+        needed=("test",),
+    )
+    tested = {u.voice for u in made.test}
+    unknown = sorted({u.emotion for u in known if u.emotion not in labels and u.voice in tested})
+    if unknown:
+        missing = sum(u.emotion in unknown and u.voice in tested for u in known)
+        Console(stderr=True).print(
+            f"left out: {missing} recordings ({', '.join(unknown)}), emotions that this model does not know",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return made
 
 
 def _run_source(run: Path) -> dict[str, Any]:
