@@ -170,7 +170,7 @@ def matrix(
     \b
     Examples:
       serkit bench matrix r1 lstm --formats dynamic,int8
-      serkit bench matrix runs/r1-ship --data ~/corpora --out matrix.json
+      serkit bench matrix runs/serkit --data ~/corpora --out matrix.json
     """
     prepare_keras("tensorflow")
     from serkit.benchmarks.matrix import MatrixSettings, kept_rows, measure, plot
@@ -344,8 +344,8 @@ def accuracy(
 
     \b
     Examples:
-      serkit bench accuracy runs/r1-ship --corpus ravdess --protocol ship-test --pack ship-test.npz
-      serkit bench accuracy runs/r1-ship --utterances ship-test.npz --out accuracy-gpu.json
+      serkit bench accuracy runs/serkit --corpus ravdess --protocol ship-test --pack ship-test.npz
+      serkit bench accuracy runs/serkit --utterances ship-test.npz --out accuracy-gpu.json
     """
     if (utterances is None) != (corpus is not None and protocol is not None and data is not None):
         raise click.UsageError("give either --utterances, or --corpus, --protocol and --data")

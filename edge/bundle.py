@@ -21,7 +21,7 @@ from serkit.edge.window import WindowSettings
 
 SCHEMA = 1
 MODELS = Path(__file__).parent / "models"
-DEFAULT_MODEL = "r1-ship-dynamic"
+DEFAULT_MODEL = "serkit-dynamic"
 _LARGEST_BYTES = 256 * 2**20
 
 

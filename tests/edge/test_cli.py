@@ -255,7 +255,7 @@ def test_bad_input_gets_one_line_and_exit_1(case: str, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("hello\n" * 50)
     (tmp_path / "empty.wav").touch()
     soundfile.write(tmp_path / "silent.wav", np.zeros(3 * RATE), RATE)
-    shipped = bundled_models()["r1-ship-dynamic"]
+    shipped = bundled_models()["serkit-dynamic"]
     data, signature = shipped.read_bytes(), shipped.with_name(shipped.name + ".minisig").read_bytes()
     middle = len(data) // 2
     for name, changed in (
