@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-.PHONY: demo test setup check format bench dist clean
+.PHONY: demo test setup check format bench arm-test arm-bench dist clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/serkit demo
@@ -24,6 +24,13 @@ format: $(FULL)/.installed
 
 bench: $(FULL)/.installed
 	$(FULL)/bin/serkit bench frontend --out benchmarks/results/frontend.json
+
+# On an emulated aarch64, as root: `apt install mmdebstrap arch-test`.
+arm-test:
+	deploy/arm/emulate test
+
+arm-bench: $(FULL)/.installed
+	$(FULL)/bin/serkit bench arm --out benchmarks/results/arm.json
 
 dist: $(FULL)/.installed
 	$(FULL)/bin/python -m build

@@ -10,6 +10,7 @@ import click
 
 from serkit.benchmarks import cost_cli
 from serkit.edge.cli import as_json, needs
+from serkit.edge.errors import SettingsError
 from serkit.train.cli import data_option, out_option, prepare_keras
 from serkit.train.splits import PROTOCOLS
 
@@ -300,6 +301,37 @@ def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> N
                 f"restart {row['restart']:>3}: {back}, {'noticed' if row['noticed'] else 'not noticed'}, "
                 f"{row['threads']} threads, {row['file_handles']} open files, {row['rss_kb']} kB"
             )
+
+
+@bench.command()
+@click.option(
+    "--data", type=click.Path(path_type=Path), envvar="SERKIT_DATA", help="Compare recordings from there too."
+)
+@click.option(
+    "--cores", default="cortex-a53,cortex-a72,cortex-a76", show_default=True, help="Emulated ones, by commas."
+)
+@out_option()
+@as_json
+def arm(data: Path | None, cores: str, out: Path | None, as_json: bool) -> None:
+    """Answers and instructions on an emulated aarch64, and estimates of a Raspberry Pi's load. Needs root.
+
+    \b
+    Example:
+      sudo serkit bench arm --out arm.json
+    """
+    from serkit.benchmarks.arm import CORES, described, measure
+    from serkit.train.results import write_results
+
+    names = cores.split(",")
+    if unknown := sorted(set(names) - set(CORES)):
+        raise SettingsError(f"no core {unknown[0]!r}; choose from {', '.join(CORES)}")
+
+    def shown(row: dict[str, Any]) -> None:
+        click.echo(json.dumps({"schema": 1, **row}) if as_json else described(row))
+
+    rows = measure(data, names, shown)
+    if out is not None:
+        write_results(out, "arm", rows)
 
 
 for _command in cost_cli.COMMANDS:

@@ -259,6 +259,52 @@ def _machines(results: dict[str, dict[str, Any]]) -> str:
     return f"Machines: {'; '.join(machines)}. Energy is that of the whole board or package." if machines else ""
 
 
+def _arm(results: dict[str, dict[str, Any]]) -> list[str]:
+    if "arm" not in results:
+        return []
+    rows = results["arm"]["rows"]
+    lines = [
+        "## aarch64",
+        "",
+        "The demo's clip and some recordings, on x86-64 and on an emulated Cortex-A72 (`make arm-bench`).",
+        "",
+        "| model | engine | windows | same label | same logits | furthest apart | same front-end values | "
+        "furthest apart |",
+        f"|{'---|' * 8}",
+    ]
+    for r in (r for r in rows if r["measure"] == "answers"):
+        cells = [
+            r["model"], r["engine"], r["windows"], f"{r['same_labels']:.1%}", f"{r['same_logits']:.1%}",
+            f"{r['logits_largest_difference']:.1e}", f"{r['same_frame_values']:.1%}", f"{r['frames_largest_ulp']} ulp",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    stages = ["front end", "voice gate", "model", "listen, speech", "listen, quiet"]
+    lines += ["", "Million instructions per second of audio:", "", f"| core | model | engine | {' | '.join(stages)} |"]
+    lines.append(f"|---|---|---|{'---|' * len(stages)}")
+    counted = {(r["core"], r["model"], r["engine"], r["stage"]): r for r in rows if r["measure"] == "instructions"}
+    for key in dict.fromkeys(k[:3] for k in counted):
+        figures = [f"{counted[(*key, stage)]['instructions_per_s'] / 1e6:.1f}" for stage in stages]
+        lines.append(f"| {' | '.join([*key, *figures])} |")
+    lines += [
+        "",
+        "Estimated share of one core (of four), from the instructions above, the clock and the instructions per cycle",
+        "assumed beside it: a fifth to a half of what the core decodes (A53 2, A72 3, A76 4). No board was measured.",
+        "Not in it: the microphone, the kernel, the sinks.",
+        "",
+        "| board | clock | instructions per cycle | model | engine | somebody speaks | quiet |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    loads = {(r["board"], r["model"], r["engine"], r["stage"]): r for r in rows if r["measure"] == "load"}
+    for key in dict.fromkeys(k[:3] for k in loads):
+        speech, quiet = (loads[(*key, f"listen, {what}")] for what in ("speech", "quiet"))
+        shares = ["{:.1%} to {:.1%}".format(*r["share_of_one_core"]) for r in (speech, quiet)]
+        assumed = "{:g} to {:g}".format(*speech["assumed_instructions_per_cycle"])
+        lines.append(
+            f"| {key[0]} | {speech['clock_ghz']} GHz | {assumed} | {key[1]} | {key[2]} | {' | '.join(shares)} |"
+        )
+    return [*lines, ""]
+
+
 def tables() -> str:
     """What the README shows, as Markdown: how good the shipped models and the published systems are."""
     results = read_results()
@@ -341,6 +387,7 @@ def more_tables() -> str:
         *_frontend(results),
         "",
         *cost_tables(results),
+        *_arm(results),
     ])  # fmt: skip
 
 

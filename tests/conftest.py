@@ -110,6 +110,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a tiny causal CNN-BiLSTM on the synthetic corpus."""
+    pytest.importorskip("tensorflow", reason="trains a model, which needs TensorFlow: pip install 'serkit[train]'")
     from serkit.train.fit import train
     from serkit.train.recipe import read_recipe
 

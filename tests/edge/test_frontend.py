@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import librosa
+from types import ModuleType
+
 import numpy as np
 import pytest
-import python_speech_features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,17 @@ PSF = {
 }
 
 
+@pytest.fixture
+def librosa() -> ModuleType:
+    return pytest.importorskip("librosa", reason="needs librosa: pip install 'serkit[reference]'")
+
+
+@pytest.fixture
+def python_speech_features() -> ModuleType:
+    reason = "needs python_speech_features: pip install 'serkit[reference]'"
+    return pytest.importorskip("python_speech_features", reason=reason)
+
+
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.1 * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
 
@@ -33,7 +44,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("n_samples", [16000, 16001, 16159, 399, 12345])
 @pytest.mark.parametrize("n_mels", [26, 40])
-def test_log_mel_equals_python_speech_features(n_samples: int, n_mels: int) -> None:
+def test_log_mel_equals_python_speech_features(python_speech_features: ModuleType, n_samples: int, n_mels: int) -> None:
     x = noise(1.1)[:n_samples]
     ours = features(x, FrontendSettings(**{**PSF, "n_mels": n_mels}, window="rectangular"))
     theirs = python_speech_features.logfbank(x, RATE, nfilt=n_mels)
@@ -42,7 +53,7 @@ def test_log_mel_equals_python_speech_features(n_samples: int, n_mels: int) -> N
 
 
 @pytest.mark.parametrize("energy", [True, False])
-def test_mfcc_and_deltas_equal_python_speech_features(energy: bool) -> None:
+def test_mfcc_and_deltas_equal_python_speech_features(python_speech_features: ModuleType, energy: bool) -> None:
     x = noise(1.3)
     settings_ = FrontendSettings(**PSF, kind="mfcc", window="hamming", energy=energy, deltas=2)
     ours = features(x, settings_)
@@ -59,7 +70,7 @@ def test_mfcc_and_deltas_equal_python_speech_features(energy: bool) -> None:
 @pytest.mark.parametrize("norm", ["none", "slaney"])
 @pytest.mark.parametrize("window", ["hann", "hamming"])
 @pytest.mark.parametrize("center", [True, False])
-def test_log_mel_equals_librosa(scale: str, norm: str, window: str, center: bool) -> None:
+def test_log_mel_equals_librosa(librosa: ModuleType, scale: str, norm: str, window: str, center: bool) -> None:
     x = noise(1.0)
     # librosa centres the 400-sample window in a 512-sample frame; uncentred, its first frame starts 56 samples late.
     ours = features(
@@ -82,7 +93,7 @@ def test_log_mel_equals_librosa(scale: str, norm: str, window: str, center: bool
     assert len(ours) == len(theirs) if center else len(ours) - len(theirs) in (0, 1)
 
 
-def test_mel_filterbank_equals_librosa() -> None:
+def test_mel_filterbank_equals_librosa(librosa: ModuleType) -> None:
     ours = mel_filterbank(FrontendSettings(n_mels=40, mel_scale="slaney", mel_norm="slaney", fmin=50, fmax=7000))
     theirs = librosa.filters.mel(sr=RATE, n_fft=512, n_mels=40, fmin=50, fmax=7000, dtype=np.float64)
     assert np.max(np.abs(ours - theirs)) < 1e-12
