@@ -41,7 +41,7 @@ class Core:
 
     Attributes:
         name: For QEMU.
-        decode_width: Instructions it decodes per cycle at most, of their kind; a rough figure
+        decode_width: Instructions it decodes per cycle at most; rough
     """
 
     name: str
