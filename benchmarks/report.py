@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from serkit.benchmarks.choices import matrix_tables
 from serkit.benchmarks.claims import CLAIMS_HEAD, claims_table, recipe_words
 from serkit.benchmarks.comparison import BATCHES, merged, plot
 from serkit.benchmarks.cost_report import boards, cost_tables
@@ -144,24 +145,6 @@ def _runtimes(results: dict[str, dict[str, Any]]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     if not any(r["processor"] == "gpu" for r in rows):
         lines.insert(2, f"| Keras on a GPU | not measured |{' |' * (8 + len(rates))}")
-    return lines
-
-
-def _formats(results: dict[str, dict[str, Any]]) -> list[str]:
-    lines = [
-        "| recipe | corpus, protocol | format | bytes | UAR | change from Keras | same label |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for file in results.values():
-        for r in file["rows"] if file["benchmark"] == "formats" else ():
-            if "error" in r:
-                lines.append(f"| {r['recipe']} | {r['corpus']}, {r['protocol']} | {r['format']} | {r['error']} | | | |")
-                continue
-            cells = [
-                r["recipe"], f"{r['corpus']}, {r['protocol']}", r["format"], f"{r['size_bytes']:,}", f"{r['uar']:.3f}",
-                f"{r['uar_change']:+.4f}", f"{r['label_agreement']:.3f}" + (", refused" if r["refused"] else ""),
-            ]  # fmt: skip
-            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -367,12 +350,12 @@ def more_tables() -> str:
         "",
         *_reconnect(results),
         "",
-        "## Quantization",
+        "## Conversion",
         "",
-        "On the test side of one run, beside Keras.",
+        "Each run in every format, LSTM form and engine, one thread; dp, labels and UAR beside Keras on 40 validation",
+        "utterances of that run.",
         "",
-        *_formats(results),
-        "",
+        *matrix_tables(results),
         "## What a model hears",
         "",
         "Whether R1's claims hold (`serkit explain`, validation side; Spearman correlations with 95 %).",

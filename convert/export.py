@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serkit.convert.lstm import LSTM_FORMS, twin
+from serkit.convert.lstm import LSTM_FORMS, twin, unclipped
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.train.fit import build_system
 from serkit.train.recipe import Recipe
@@ -115,7 +115,8 @@ def _convert(run: Path, folder: Path, lstm: str, formats: Sequence[str]) -> None
         if format == "int8":
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
-        (folder / f"{format}.tflite").write_bytes(converter.convert())
+        graph = converter.convert()
+        (folder / f"{format}.tflite").write_bytes(unclipped(graph) if lstm == "fused" else graph)
 
 
 _OUTPUTS = {"encode": "features", "classify": "logits"}

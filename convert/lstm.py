@@ -1,4 +1,24 @@
-"""The forms an LSTM can take in a TFLite graph, and the twin of a trained model that has one of them."""
+"""The forms an LSTM can take in a TFLite graph, and the twin of a trained model that has one of them.
+
+Which to ship, from benchmarks/results/matrix.json (a table in the README beside it is made from it; the figures here
+are r1-ship's, 1.8 M parameters, ``dynamic``, in LiteRT, times beside unrolled float32):
+
+========  ============  ============  =====  =======  ========  =================================================
+form      bytes         operators     time   load     memory    beside
+========  ============  ============  =====  =======  ========  =================================================
+unrolled  1,993,688     970           0.35   25 ms    39 MB     the only form for full int8 (0.52, 38 MB)
+fused     1,814,816     33            0.36   2 ms     12 MB     the least of everything; its state must be reset
+while     1,855,976     154           0.31   4 ms     13 MB     no state; 1.6 in tflite-runtime, where fused is 1.0
+========  ============  ============  =====  =======  ========  =================================================
+
+- *fused, dynamic* for a device: the answers of the other forms, the smallest file, a third of unrolled's memory, and in
+  small networks the fastest too (BiLSTM 96 x 32 steps, caches cold: 0.31, unrolled 0.65, while 0.60).
+  `serkit.edge.engine.Engine` resets its state before every window; a program of one's own that forgets to gets other
+  answers (`test_lstm`), so unrolled stays the default here.
+- *unrolled* where int8 is a must: fused int8 is slower than float32 (1.15), loops in int8 crash the converter.
+- *while* where nothing may keep state, not in float16: it unpacks the weights inside the loop, 262 MB in LiteRT.
+- Activations in 16 bits (``int16x8``) never pay: 6 to 12 times float32's time, and no LSTM operator for them.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +56,22 @@ def twin(recipe: Recipe, trained: Any, lstm: str) -> Any:
         for layer in _lstm_layers(model):
             layer.inner_loop = partial(_marked_loop, layer)
     return model
+
+
+def unclipped(graph: bytes) -> bytes:
+    """A flatbuffer whose LSTM operators let cells grow as Keras does; the converter has them clipped at 10, which the
+    `lstm` system misses by 0.01 of probability."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    changed = bytearray(graph)
+    model = schema.Model.GetRootAs(changed, 0)
+    for subgraph in map(model.Subgraphs, range(model.SubgraphsLength())):
+        for operator in map(subgraph.Operators, range(subgraph.OperatorsLength())):
+            if operator.BuiltinOptionsType() == schema.BuiltinOptions.UnidirectionalSequenceLSTMOptions:
+                options = operator.BuiltinOptions()
+                if offset := options.Offset(6):  # of cell_clip, a float; without one it is 0, no clip
+                    changed[options.Pos + offset : options.Pos + offset + 4] = bytes(4)
+    return bytes(changed)
 
 
 def _lstm_layers(model: Any) -> list[Any]:
