@@ -18,6 +18,7 @@ from serkit.edge.decision import Decision, DecisionSettings
 from serkit.edge.frontend import Frontend
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
+from serkit.edge.window import silence
 
 Array = npt.NDArray[np.float32]
 
@@ -52,9 +53,9 @@ def blocks(audio: Array) -> Iterator[Array]:
 
 
 def with_hop(bundle: Bundle, hop_s: float = HOP_S) -> Bundle:
-    """The model, asked every ``hop_s`` seconds; one whose own hop is within 5 % of that stays as it is."""
+    """The model, asked every ``hop_s`` seconds; as it is if it encodes hop by hop or its hop is near."""
     frame_s = bundle.frontend.hop_length / bundle.frontend.sample_rate
-    if abs(bundle.window.hop_frames * frame_s / hop_s - 1) < 0.05:
+    if bundle.window.context_frames or abs(bundle.window.hop_frames * frame_s / hop_s - 1) < 0.05:
         return bundle
     return replace(bundle, window=replace(bundle.window, hop_frames=round(hop_s / frame_s)))
 
@@ -104,20 +105,23 @@ class Recomputed(Stepper):
         self._recognizer = recognizer
         self._frontend = Frontend(f)
         self._decision = Decision(bundle.labels, bundle.name, DecisionSettings())
-        self._length = (w.n_frames - 1) * f.hop_length + f.win_length
+        self._length = f.n_samples(w.input_frames)
         self._hop = w.hop_frames * f.hop_length
         self._audio = np.concatenate([audio, np.resize(audio, self._length)])
-        self._start = self._n = 0
+        self._window = np.full((w.input_frames, f.n_features), silence(f), np.float32)
+        self._start, self._n = -w.context_frames * f.hop_length, 0
 
     def hop(self) -> bool:
-        n_frames = self._recognizer.bundle.window.n_frames
         self._frontend.reset()
-        frames = self._frontend.push(self._audio[self._start : self._start + self._length])
-        if len(frames) < n_frames:  # padding and deltas owe some
-            frames = np.concatenate([frames, self._frontend.flush()])
+        heard = self._audio[max(0, self._start) : self._start + self._length]
+        frames = np.concatenate([self._frontend.push(heard), self._frontend.flush()])  # padding and deltas owe some
+        before = max(0, -self._start) // self._recognizer.bundle.frontend.hop_length  # silence, as a stream begins
+        self._window[before:] = frames[: len(self._window) - before]
         self._n += 1
-        self._decision.window(self._n * hop_s(self._recognizer.bundle), self._recognizer.score(frames[:n_frames]))
-        self._start = (self._start + self._hop) % (len(self._audio) - self._length)
+        self._decision.window(self._n * hop_s(self._recognizer.bundle), self._recognizer.score(self._window))
+        self._start += self._hop
+        if self._start >= len(self._audio) - self._length:
+            self._start -= len(self._audio) - self._length
         return True
 
 

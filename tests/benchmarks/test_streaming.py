@@ -20,7 +20,7 @@ def test_no_window_is_missed_and_every_event_is_written(
     assert rows == shown
     assert [round(r["audio_s"]) for r in rows] == [60, 120, 180]
     assert all(r["windows"] == r["expected_windows"] for r in rows)
-    assert rows[-1]["lines"] == rows[-1]["windows"] == 719  # every quarter of a second, once 0.66 s are heard
+    assert rows[-1]["lines"] == rows[-1]["windows"] == 748  # every 0.24 s, once 0.735 s are heard, and what is left
     assert streaming.missed(rows) == 0
     assert rows[0]["file_handles"] == rows[1]["file_handles"]
     assert rows[0]["threads"] == rows[1]["threads"]
