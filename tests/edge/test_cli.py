@@ -223,7 +223,7 @@ def test_a_longer_hop_gives_fewer_windows(wav: Path, tmp_path: Path) -> None:
     result = run("listen", "-i", wav, "--hop", 3, "--threads", 2)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
-        "serkit: a window every 3 s leaves audio out: the model's are 2.56 s long; choose a hop of at most 2.5 s "
+        "serkit: a window every 3.36 s leaves audio out: the model's are 2.4 s long; choose a hop of at most 2.4 s "
         "(hops = 5)\n"
     )
     assert run("listen", "-i", wav, "--hop", 0).exit_code == 2

@@ -101,12 +101,12 @@ def test_mute_is_heard_at_once_and_shows(model: Path, speech: np.ndarray) -> Non
         assert listener.health.scored - scored <= 2  # what was heard before is not even scored
         listener.mute(False)
         after = list(events)
-    assert {e.kind for e in before} == {"emotion"}
+    assert {e.kind for e in before} <= {"emotion", "unsure"}
     assert (during[0].kind, during[0].message) == ("status", "muted")
     assert {(e.kind, e.message) for e in during[1:]} == {("silence", "muted")}
     assert during[-1].level_dbfs < -90
     assert (after[0].kind, after[0].message) == ("status", "no longer muted")
-    assert after[-1].kind == "emotion"
+    assert after[-1].kind in ("emotion", "unsure")
 
 
 def test_sinks_get_every_event_and_say_what_happened_to_them(model: Path, speech: np.ndarray) -> None:

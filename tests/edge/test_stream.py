@@ -116,5 +116,5 @@ def test_silence_costs_no_inference(recognizer: Recognizer) -> None:
 
 
 def test_a_graph_that_does_not_fit_its_description_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(ModelError, match=r"its graph takes \(64, 128\).*its description says \(99, 128\)"):
-        Recognizer(replace(bundle, window=WindowSettings(n_frames=99)))
+    with pytest.raises(ModelError, match=r"its graph takes \(109, 40\).*its description says \(136, 40\)"):
+        Recognizer(replace(bundle, window=replace(bundle.window, n_frames=99)))

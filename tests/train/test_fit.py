@@ -95,7 +95,7 @@ def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path)
     assert counts.max() <= 3
     assert np.array_equal(epochs.order(3), Epochs(third, data, []).order(3))
     x, y = next(epochs.batches(0))
-    assert x.shape == (32, 64, 128)
+    assert x.shape == (32, 109, 40)
     assert y.sum(axis=1) == pytest.approx(1)
 
 

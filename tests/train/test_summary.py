@@ -109,7 +109,7 @@ def test_an_ensemble_is_the_mean_of_its_members(tiny_run: Path, corpus: Path, tm
     metrics = make_ensemble([tiny_run, tmp_path / "other"], corpus, tmp_path / "both")
     assert metrics["system"] == "ensemble"
     assert "test" not in metrics  # still kept back
-    x = np.random.default_rng(0).standard_normal((5, 64, 128)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((5, 109, 40)).astype(np.float32)
     members = [keras_logits(load_trained(p))(x) for p in (tiny_run, tmp_path / "other")]
     assert np.allclose(keras_logits(load_trained(tmp_path / "both"))(x), np.mean(members, axis=0), atol=1e-5)
     with pytest.raises(SettingsError, match="two or more runs"):
