@@ -1,23 +1,24 @@
 """The forms an LSTM can take in a TFLite graph, and the twin of a trained model that has one of them.
 
-Which to ship, from benchmarks/results/matrix.json (a table in the README beside it is made from it; the figures here
-are r1-ship's, 1.8 M parameters, ``dynamic``, in LiteRT, times beside unrolled float32):
+Which to ship, from benchmarks/results/matrix.json (`serkit.benchmarks.choices` says for each system, in the README
+beside it; here r1-ship, 1.8 M parameters, ``dynamic``, in LiteRT, times beside unrolled float32):
 
 ========  ============  ============  =====  =======  ========  =================================================
 form      bytes         operators     time   load     memory    beside
 ========  ============  ============  =====  =======  ========  =================================================
 unrolled  1,993,688     970           0.35   25 ms    39 MB     the only form for full int8 (0.52, 38 MB)
-fused     1,814,816     33            0.36   2 ms     12 MB     the least of everything; its state must be reset
-while     1,855,976     154           0.31   4 ms     13 MB     no state; 1.6 in tflite-runtime, where fused is 1.0
+fused     1,814,816     33            0.33   2 ms     12 MB     1.0 in tflite-runtime; its state must be reset
+while     1,855,976     154           0.31   4 ms     13 MB     1.6 in tflite-runtime; no state
 ========  ============  ============  =====  =======  ========  =================================================
 
-- *fused, dynamic* for a device: the answers of the other forms, the smallest file, a third of unrolled's memory, and in
-  small networks the fastest too (BiLSTM 96 x 32 steps, caches cold: 0.31, unrolled 0.65, while 0.60).
-  `serkit.edge.engine.Engine` resets its state before every window; a program of one's own that forgets to gets other
-  answers (`test_lstm`), so unrolled stays the default here.
-- *unrolled* where int8 is a must: fused int8 is slower than float32 (1.15), loops in int8 crash the converter.
-- *while* where nothing may keep state, not in float16: it unpacks the weights inside the loop, 262 MB in LiteRT.
-- Activations in 16 bits (``int16x8``) never pay: 6 to 12 times float32's time, and no LSTM operator for them.
+- *fused, dynamic* for a device: the answers of the other forms, the smallest file, a third of unrolled's memory, and
+  even where small caches are cold (BiLSTM 96 x 32 steps: 0.31, unrolled 0.65, while 0.60). The engine resets its state
+  before every window; a program of one's own that forgets to gets other answers, so unrolled stays the default here.
+- *while, dynamic* where an LSTM reads one or two values per step (r3-lstm, r3-densenet: the fused operator's weights
+  stay floats then, 1,108,696 bytes against 324,824), or where nothing may keep state. Not in float16: 262 MB.
+- *unrolled* where int8 is a must: fused int8 is slower than float32 (1.09), loops in int8 crash the converter.
+- For tflite-runtime, float16 fused (0.59): its 8-bit kernels are slower than those for floats.
+- ``int16x8`` never pays: 1.1 to 47 times float32's time, no LSTM operator for it, and it breaks r3-lstm (max |dp| 1).
 """
 
 from __future__ import annotations
