@@ -68,7 +68,8 @@ def test_computed_anew_and_streamed_are_the_same_answers(tiny: Path) -> None:
     audio = talking(16000)
     for stepper in (Streamed(Listed("streamed"), audio, OpenGate(16000)), Recomputed(Listed("anew"), audio)):
         assert all(stepper.hop() for _ in range(20))
-    assert np.array_equal(asked["streamed"], asked["anew"])
+    # a frame computed anew stands in another row of the mel product, which may round it otherwise
+    assert np.allclose(asked["streamed"], asked["anew"], atol=1e-4)
 
 
 def test_turns_are_taken_in_turn() -> None:
