@@ -65,6 +65,21 @@ def test_streamed_windows_are_those_of_the_whole_recording(
     assert times[-1] <= n / RATE + 1e-9
 
 
+@given(cuts=st.lists(st.integers(0, 64000), max_size=12), gain=st.sampled_from([0.05, 1.0]))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_however_it_is_cut_a_stream_scores_as_its_windows_do_alone(
+    recognizer: Recognizer, speech: np.ndarray, cuts: list[int], gain: float
+) -> None:
+    x, bundle = gain * speech[:64000], recognizer.bundle
+    x[20000:40000] = 0.0  # a pause: some hops are encoded late
+    alone = cut_windows(features(x, bundle.frontend), bundle.window, silence(bundle.frontend))
+    streamed = [w.probabilities for w in recognizer.windows(np.split(x, np.sort(cuts)))]
+    assert len(streamed) == len(alone)
+    assert sum(p is not None for p in streamed) > 3
+    for window, p in zip(alone, streamed, strict=True):
+        assert p is None or np.array_equal(p, recognizer.score(window))
+
+
 def test_no_window_is_held_back(recognizer: Recognizer) -> None:
     given = 0
 
