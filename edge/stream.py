@@ -137,7 +137,7 @@ class Recognizer:
         if held:
             yield from hear(np.concatenate(held))
         yield from take(self._frontend.flush())
-        if n_frames > covered and filled:
+        if n_frames > covered and filled > w.context_frames:
             last = np.full((w.input_frames, f.n_features), self._fill, np.float32)
             last[:filled] = buffer[:filled]
             number = (first + w.context_frames) // w.hop_frames

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serkit.edge.audio import FakeSource
@@ -44,6 +44,7 @@ def blocks(x: np.ndarray, size: int) -> FakeSource:
     hop=st.sampled_from([1, 25, 64, 90]),
     context=st.sampled_from([0, 7, 100]),
 )
+@example(cuts=[], n=10640, hop=90, context=100)  # ends between two windows, where the next one's context has begun
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_windows_are_those_of_the_whole_recording(
     recognizer: Recognizer, cuts: list[int], n: int, hop: int, context: int
