@@ -86,22 +86,28 @@ class Recognizer:
         self.engine.forget()
         if gate is not None:
             gate.reset()
-        buffer = np.full((w.input_frames + 4 * w.hop_frames, f.n_features), self._fill, np.float32)
+        buffer = np.full((w.input_frames + 8 * w.hop_frames, f.n_features), self._fill, np.float32)
         levels = frame_levels(buffer, f)  # of the frames in the buffer, dB
-        first, filled = -w.context_frames, w.context_frames  # the buffer's first frame in the stream; frames in it
+        first = -w.context_frames  # the buffer's first frame in the stream
+        start, filled = 0, w.context_frames  # the next window's first frame in the buffer, end of the frames in it
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
         latest = -1  # number of the last window
 
         def take(frames: Array) -> Iterator[ScoredWindow]:
-            nonlocal first, filled, covered, n_frames, latest
+            nonlocal first, start, filled, covered, n_frames, latest
             position = 0
             while position < len(frames):
-                position += min(max(0, first - n_frames - position), len(frames) - position)  # hops beyond the window
+                if start >= filled:  # hops beyond the window: nothing here is needed again
+                    first, start, filled = first + start, 0, 0
+                    position += min(max(0, first - n_frames - position), len(frames) - position)
+                elif filled == len(buffer):
+                    kept = filled - start
+                    buffer[:kept], levels[:kept] = buffer[start:].copy(), levels[start:].copy()
+                    first, start, filled = first + start, 0, kept
                 n = min(len(frames) - position, len(buffer) - filled)
                 buffer[filled : filled + n] = frames[position : position + n]
                 levels[filled : filled + n] = frame_levels(frames[position : position + n], f)
                 position, filled = position + n, filled + n
-                start = 0
                 while filled - start >= w.input_frames:
                     number = (first + start + w.context_frames) // w.hop_frames
                     if pace is None or pace.due(number):
@@ -111,11 +117,6 @@ class Recognizer:
                         yield self._scored(buffer[window], levels[window], number, number - latest, end_s, gate)
                         latest = number
                     start += w.hop_frames
-                first += start
-                kept = max(0, filled - start)
-                buffer[:kept] = buffer[filled - kept : filled].copy()
-                levels[:kept] = levels[filled - kept : filled].copy()
-                filled = kept
             n_frames += len(frames)
 
         def hear(part: Array) -> Iterator[ScoredWindow]:
@@ -130,19 +131,20 @@ class Recognizer:
             n_samples += len(block)
             n_held += len(block)
             held.append(block.copy())
-            if n_samples >= f.n_samples(first + w.input_frames) or n_held >= f.sample_rate:
+            if n_samples >= f.n_samples(first + start + w.input_frames) or n_held >= f.sample_rate:
                 part, n_held = np.concatenate(held), 0
                 held.clear()
                 yield from hear(part)
         if held:
             yield from hear(np.concatenate(held))
         yield from take(self._frontend.flush())
-        if n_frames > covered and filled > w.context_frames:
+        heard = filled - start
+        if n_frames > covered and heard > w.context_frames:
             last = np.full((w.input_frames, f.n_features), self._fill, np.float32)
-            last[:filled] = buffer[:filled]
-            number = (first + w.context_frames) // w.hop_frames
+            last[:heard] = buffer[start:filled]
+            number = (first + start + w.context_frames) // w.hop_frames
             end_s = n_samples / f.sample_rate
-            yield self._scored(last, frame_levels(last, f), number, number - latest, end_s, gate, filled)
+            yield self._scored(last, frame_levels(last, f), number, number - latest, end_s, gate, heard)
 
     def _scored(
         self,
