@@ -65,7 +65,7 @@ class Candidate:
     n_parameters: int
     size_bytes: int
     split: dict[str, Any]
-    learned_from: dict[str, list[str]]
+    learned_from: dict[str, Any]
 
 
 def describe_run(run: Path) -> Candidate:
@@ -94,7 +94,7 @@ def describe_run(run: Path) -> Candidate:
         n_parameters=metrics["n_parameters"],
         size_bytes=size_bytes,
         split=recipe.to_dict()["split"],
-        learned_from=learned_from(split),
+        learned_from=learned_from(recipe, split),
     )
 
 

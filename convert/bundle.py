@@ -116,7 +116,7 @@ def _info(
         "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in recipe.corpora},
         "split": values["split"],
         "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
-        "learned_from": learned_from(split),
+        "learned_from": learned_from(recipe, split),
         "scores_keras": scores,
         "trained": training,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

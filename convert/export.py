@@ -2,9 +2,9 @@
 
 The recipe that works everywhere: a batch of one, a SavedModel, LSTM steps written out (see `serkit.convert.lstm` for
 the other forms: full int8 crashes the converter on WHILE loops, fused operators keep state from one window to the
-next), no Flex operators (no device wheel has them), and per-tensor quantized dense layers (the per-channel kind needs
-an operator version that tflite-runtime 2.14 refuses). Signatures are those of `serkit.edge.engine`: a network with
-layers named ``encode`` and ``classify`` becomes two, any other one.
+next), no Flex operators (no device wheel has them), and in dynamic per-tensor quantized dense layers (the per-channel
+kind needs an operator version that tflite-runtime 2.14 refuses; in int8 it does not). Signatures are those of
+`serkit.edge.engine`: a network with layers named ``encode`` and ``classify`` becomes two, any other one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _convert(run: Path, folder: Path, lstm: str, formats: Sequence[str]) -> None
     tf.saved_model.save(module, str(folder / "saved"), signatures={name: getattr(module, name) for name in examples})
     for format in formats:
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"), signature_keys=sorted(examples))
-        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = format != "int8"
         if format != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if format == "float16":
@@ -116,7 +116,22 @@ def _convert(run: Path, folder: Path, lstm: str, formats: Sequence[str]) -> None
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.inference_input_type = converter.inference_output_type = tf.int8
         graph = converter.convert()
-        (folder / f"{format}.tflite").write_bytes(unclipped(graph) if lstm == "fused" else graph)
+        (folder / f"{format}.tflite").write_bytes(nameless(unclipped(graph) if lstm == "fused" else graph))
+
+
+def nameless(graph: bytes) -> bytes:
+    """A flatbuffer without its tensors' names, which no engine reads: written-out LSTM steps have hundreds of them, 32
+    of 477 KB of the default model."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(graph, 0))
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.name = None
+    builder = flatbuffers.Builder(len(graph))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 _OUTPUTS = {"encode": "features", "classify": "logits"}

@@ -157,7 +157,7 @@ def _run_source(run: Path) -> dict[str, Any]:
         "window": recipe.window,
         "temperature": metrics["temperature"],
         "split": recipe.to_dict()["split"],
-        "learned_from": learned_from(split),
+        "learned_from": learned_from(recipe, split),
         "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
         "seed": metrics["seed"],
         "format": "keras",

@@ -170,6 +170,11 @@ def load_trained(out: Path) -> Any:
     return keras.saving.load_model(out / "model.keras", compile=False)
 
 
-def learned_from(split: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
-    """Utterances and voices that trained a run or chose its epoch and temperature."""
-    return {what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")}
+def learned_from(recipe: Recipe, split: dict[str, dict[str, list[str]]]) -> dict[str, list[str] | None]:
+    """Voices, and after a random split utterances, that trained a run or chose its epoch and temperature.
+
+    Elsewhere a known voice is reason enough not to be scored on, so ``utterances`` is None: all of those voices'.
+    """
+    random = recipe.split.protocol.startswith("random")
+    both = {what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")}
+    return {"voices": both["voices"], "utterances": both["utterances"] if random else None}

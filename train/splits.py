@@ -94,20 +94,21 @@ def check_speakers(split: Split) -> None:
                 raise CorpusError(f"{split.protocol}: {sorted(shared)[0]} is in {a} and in {b}; this split leaks")
 
 
-def check_unseen(split: Split, utterances: Iterable[str], known_voices: Iterable[str]) -> None:
+def check_unseen(split: Split, utterances: Iterable[str] | None, known_voices: Iterable[str]) -> None:
     """Assert that a model may be scored on a split's test side.
 
     Args:
         split: Whose ``test`` is to be scored.
-        utterances: Keys of every utterance the model trained or was tuned on.
+        utterances: Keys of every utterance the model trained or was tuned on; None for all of those voices'.
         known_voices: Their voices.
 
     Raises:
         CorpusError: The model knows a test utterance or, unless the protocol is a random split, a test voice.
     """
-    known, heard = set(utterances), set(known_voices)
+    known, heard = set(utterances or ()), set(known_voices)
+    by_voice = utterances is None or split.speaker_independent
     for u in split.test:
-        if u.key in known or (split.speaker_independent and u.voice in heard):
+        if u.key in known or (by_voice and u.voice in heard):
             raise CorpusError(
                 f"the model learned from {u.voice}, and {split.protocol} would score {u.key}: the figure would not be "
                 "honest; choose the protocol it was trained under"

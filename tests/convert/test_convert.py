@@ -47,6 +47,13 @@ def test_no_operator_that_keeps_state_or_needs_flex(tiny_bundles: dict[str, Path
         assert not any("LSTM" in n or "Flex" in n or "WHILE" in n or "VARIABLE" in n for n in names)
 
 
+def test_no_tensor_has_a_name(tiny_bundles: dict[str, Path]) -> None:
+    for path in tiny_bundles.values():
+        details = Engine(path.read_bytes(), 24)._interpreter.get_tensor_details()
+        assert details
+        assert not any(d["name"] for d in details)
+
+
 def test_a_bundle_carries_all_the_edge_needs(tiny_run: Path, tiny_bundles: dict[str, Path]) -> None:
     recipe, metrics, split = load_run(tiny_run)
     bundle = read_bundle(str(tiny_bundles["int8"]))

@@ -114,6 +114,8 @@ def test_a_model_is_never_scored_on_what_it_knows() -> None:
         check_unseen(split, [split.test[0].key], [])
     random = make_split(made_up("ravdess"), "random")
     check_unseen(random, [u.key for u in random.train], voices(random.train))
+    with pytest.raises(CorpusError, match="the model learned from"):
+        check_unseen(random, None, voices(random.train))
 
 
 def test_tess_alone_validates_on_other_words_of_its_one_voice() -> None:
