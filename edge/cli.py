@@ -20,6 +20,7 @@ from serkit.edge.errors import MicrophoneError, MissingExtraError, SerkitError
 _ELSEWHERE = {
     "models": "serkit.edge.model_cli",
     "model": "serkit.edge.model_cli",
+    "update": "serkit.edge.update_cli",
     "train": "serkit.train.cli",
     "sweep": "serkit.train.cli",
     "ensemble": "serkit.train.cli",
