@@ -69,20 +69,21 @@ class StandardOutput(Sink):
     name = "stdout"
 
     def __init__(self) -> None:
-        self._lost: str | None = None
-        self._told = True
+        self._failed = False
+        self._notices: list[str] = []
 
     def send(self, event: Event) -> None:
         try:
             os.write(1, to_json(event).encode() + b"\n")
         except OSError as error:
-            self._lost, self._told = error.strerror or str(error), self._lost is not None and self._told
+            if not self._failed:
+                self._notices.append(f"events cannot be written ({error.strerror}); those are lost")
+            self._failed = True
+        else:
+            self._failed = False
 
     def notice(self) -> str | None:
-        if self._told:
-            return None
-        self._told = True
-        return f"events cannot be written ({self._lost}); name another sink in the configuration"
+        return self._notices.pop(0) if self._notices else None
 
 
 class Service:
@@ -183,6 +184,7 @@ class Service:
         try:
             for event in listener:
                 if event.kind == "status" and event.message is not None:
+                    self._remember_mute(listener.muted)
                     say(event.message, WARNING)
                     notify(f"STATUS={event.message}")
             if not self._stop and self._next is self._config:
@@ -199,16 +201,13 @@ class Service:
     def _beat(self) -> None:
         """After every window."""
         assert self._listener is not None
-        notify("WATCHDOG=1")
         if not self._ready:
             self._ready = True
             bundle = self._listener.recognizer.bundle
             what = f"{bundle.name} ({bundle.format}, {self._listener.recognizer.engine.name}) listens"
             say(what, INFO)
             notify("READY=1", f"STATUS={what}")
-        if self._listener.muted != self._muted:
-            self._muted = self._listener.muted
-            self._remember_mute()
+        notify("WATCHDOG=1")
         if self._stored is not None and not self._accepted:
             self._judge(self._listener)
         if self._reload and not self._stop:
@@ -305,8 +304,11 @@ class Service:
                 with suppress(OSError):
                     path.unlink()
 
-    def _remember_mute(self) -> None:
-        """Who muted the microphone shall not be heard after a restart either."""
+    def _remember_mute(self, muted: bool) -> None:
+        """Who muted the microphone shall not be heard after a reload or a restart either."""
+        if muted == self._muted:
+            return
+        self._muted = muted
         if self._runtime is None:
             return
         try:
