@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serkit import __version__
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.settings import build
-from serkit.edge.signature import trusted_keys, verify
+from serkit.edge.signature import PublicKey, trusted_keys, verify
 from serkit.edge.window import WindowSettings
 
 SCHEMA = 1
 MODELS = Path(__file__).parent / "models"
 DEFAULT_MODEL = "serkit-dynamic"
-_LARGEST_BYTES = 256 * 2**20
+LARGEST_BYTES = 256 * 2**20
+_LARGEST_SIGNATURE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,7 @@ class Bundle:
 
     Attributes:
         name: What the model is called.
+        version: Grows from one release of a model to the next; 0 where the file has none.
         path: The file.
         data: The whole file, which engines open from memory: what was verified is what runs.
         labels: Emotions, in the order of the outputs.
@@ -44,6 +49,7 @@ class Bundle:
     """
 
     name: str
+    version: int
     path: Path
     data: bytes
     labels: tuple[str, ...]
@@ -80,30 +86,48 @@ def find_model(model: str) -> Path:
     return path
 
 
-def read_bundle(model: str | Path) -> Bundle:
+def read_bundle(model: str | Path, keys: list[PublicKey] | None = None) -> Bundle:
     """Find, verify and parse a model; nothing but the signature check looks into an unverified file.
 
     Args:
         model: A bundled model's name, ``default``, or the path of a ``.tflite`` file.
+        keys: Those that may have signed it; what this machine trusts by default.
 
     Raises:
         ModelError: Missing, unsigned, not trusted, damaged, or made for another version of serkit.
     """
     path = find_model(str(model))
+    data, signature = read_signed(path)
+    key, _ = verify(data, signature, trusted_keys() if keys is None else keys, path.name)
+    return parse_bundle(data, path, key.name)
+
+
+def read_signed(path: Path) -> tuple[bytes, str]:
+    """The bytes of a file and the text of the signature beside it, neither of them checked.
+
+    Raises:
+        ModelError: One is missing or cannot be read, or the file is too large.
+    """
     sidecar = path.with_name(path.name + ".minisig")
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ModelError(f"{path.name}: {path.stat().st_size} bytes; a model has at most {_LARGEST_BYTES}")
-        data = path.read_bytes()
-        signature = sidecar.read_text(encoding="utf-8", errors="replace")
+        with path.open("rb") as file, sidecar.open(encoding="utf-8", errors="replace") as text:
+            data, signature = file.read(LARGEST_BYTES + 1), text.read(_LARGEST_SIGNATURE)
     except FileNotFoundError:
         raise ModelError(
             f"{path.name}: no signature beside it; copy {sidecar.name} there too (`serkit convert` writes both)"
         ) from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    key, _ = verify(data, signature, trusted_keys(), path.name)
-    return parse_bundle(data, path, key.name)
+    if len(data) > LARGEST_BYTES:
+        raise ModelError(f"{path.name}: more than {LARGEST_BYTES} bytes, which no model has")
+    return data, signature
+
+
+#: What reading an archive and its JSON raises where a file was damaged before it was signed.
+_DAMAGE = (
+    zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, OSError, LookupError, TypeError, ValueError,
+    AttributeError, OverflowError, MemoryError, RuntimeError, SettingsError,
+)  # fmt: skip
 
 
 def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
@@ -116,6 +140,10 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             info = json.loads(archive.read("model.json"))
             card = archive.read("card.md").decode()
+        if _release(info.get("min_serkit", "0")) > _release(__version__):
+            raise ModelError(
+                f"{path.name}: needs serkit {info['min_serkit']} or newer, this is {__version__}; update serkit first"
+            )
         if info["schema"] != SCHEMA:
             raise ModelError(
                 f"{path.name}: bundle schema {info['schema']}, this serkit reads schema {SCHEMA}; update serkit, or "
@@ -123,6 +151,7 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
             )
         bundle = Bundle(
             name=str(info["name"]),
+            version=_whole(info.get("version", 0)),
             path=path,
             data=data,
             labels=tuple(info["labels"]),
@@ -134,10 +163,25 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
             card=card,
             signed_by=signed_by,
         )
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, SettingsError) as error:
+    except _DAMAGE as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{path.name}: not a serkit model ({error}); make one with `serkit convert`") from None
     if data[4:8] != b"TFL3" or not bundle.labels or not bundle.temperature > 0:
         raise ModelError(f"{path.name}: not a serkit model (no TFLite graph, labels or temperature); convert it again")
     return bundle
+
+
+def _whole(version: Any) -> int:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 0:
+        raise ValueError(f"its version is {version!r}, not a whole number")
+    return version
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers a version begins with.
+
+    >>> _release("0.10.1.dev3") > _release("0.9")
+    True
+    """
+    return tuple(int(n) for n in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))  # type: ignore[index]

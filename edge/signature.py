@@ -56,6 +56,11 @@ def config_folder() -> Path:
         return Path("/etc/serkit")
 
 
+def state_folder() -> Path:
+    """Where installed models and keys are: ``$STATE_DIRECTORY``, which systemd sets, else ``/var/lib/serkit``."""
+    return Path(os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "/var/lib/serkit")
+
+
 def read_public_key(path: Path) -> PublicKey:
     """A minisign public key file.
 

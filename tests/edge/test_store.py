@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from serkit.convert.bundle import write_bundle
+from serkit.edge import store as store_module
+from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.errors import ModelError
+from serkit.edge.signature import signing_key
+from serkit.edge.store import TRIAL_STARTS, ModelStore
+
+GRAPH = b"\x1c\0\0\0TFL3" + bytes(range(256))
+INFO = {
+    "schema": 1, "name": "toy", "labels": ["calm", "angry"], "frontend": {}, "window": {}, "temperature": 1.0,
+    "format": "float32", "created": "2026-01-01T00:00:00+00:00",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module.os, "fsync", lambda file: None)
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[tuple[Bundle, str]]:
+    """Versions 1 to 3 of a model and their signatures."""
+    made = []
+    for version in (1, 2, 3):
+        path = tmp_path / f"toy-{version}.tflite"
+        write_bundle(path, GRAPH, INFO | {"version": version}, "", signing_key())
+        made.append((read_bundle(path), path.with_name(path.name + ".minisig").read_text()))
+    return made
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "state" / "models")
+
+
+def install(store: ModelStore, bundle: tuple[Bundle, str], accepted: bool = False) -> None:
+    with store.updating():
+        store.install(*bundle)
+    if accepted:
+        store.begin()
+        store.accept()
+
+
+def active(store: ModelStore) -> int | None:
+    path = store.active()
+    return None if path is None else read_bundle(path).version
+
+
+def test_an_empty_store_leaves_it_to_the_configuration(store: ModelStore) -> None:
+    assert (store.active(), store.begin(), store.roll_back("why not")) == (None, [], False)
+    store.accept()
+    assert not store.folder.exists()
+
+
+def test_a_model_is_accepted_and_its_predecessor_kept(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    for bundle in bundles:
+        install(store, bundle)
+        assert store.begin() == [f"toy version {bundle[0].version} is on trial, start 1 of 3"]
+        store.accept()
+        assert ModelStore(store.folder).begin() == []
+    assert active(store) == 3
+    assert sorted(p.name.split("-")[0] for p in store.folder.glob("*.tflite")) == ["v2", "v3"]
+    assert store.roll_back("it heard nothing")
+    assert active(store) == 2
+    assert list(store.state().refused.values()) == ["it heard nothing"]
+
+
+def test_a_model_that_never_proves_itself_is_rolled_back(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    install(store, bundles[0], accepted=True)
+    install(store, bundles[1])
+    for _ in range(TRIAL_STARTS):
+        service = ModelStore(store.folder)
+        assert "on trial" in service.begin()[0]
+        assert active(service) == 2
+    (line,) = ModelStore(store.folder).begin()
+    assert line == ("toy version 2 rolled back: it was started 3 times and never found healthy; toy version 1 answers")
+    assert active(store) == 1
+    assert ModelStore(store.folder).begin() == []
+
+
+def test_a_first_model_goes_back_to_the_configuration(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    install(store, bundles[0])
+    store.begin()
+    assert store.roll_back("it crashed")
+    assert store.active() is None
+
+
+def test_a_trial_replaced_by_another_keeps_the_accepted_one(
+    store: ModelStore, bundles: list[tuple[Bundle, str]]
+) -> None:
+    install(store, bundles[0], accepted=True)
+    install(store, bundles[1])
+    service = ModelStore(store.folder)
+    service.begin()
+    install(store, bundles[2])
+    service.accept()  # speaks of version 2
+    assert not service.roll_back("and so does this")
+    state = store.state()
+    assert state.trial_starts == 0
+    assert (state.active and state.active.version, state.previous and state.previous.version) == (3, 1)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None])
+def test_a_damaged_file_falls_back(store: ModelStore, bundles: list[tuple[Bundle, str]], damage: bytes | None) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    path = store.active()
+    assert path is not None
+    path.unlink() if damage is None else path.write_bytes(damage)
+    (line,) = store.begin()
+    assert line.startswith("toy version 2 rolled back: ")
+    assert line.endswith("toy version 1 answers")
+    assert active(store) == 1
+    assert store.state().refused == {}  # the disk failed, not the model
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"active": 3}', '{"active": {"file": "../x", "name": "x", "version": 1}}', '{"new": 1}']
+)
+def test_a_damaged_state_is_begun_anew(store: ModelStore, bundles: list[tuple[Bundle, str]], text: str) -> None:
+    install(store, bundles[0], accepted=True)
+    (store.folder / "state.json").write_text(text)
+    assert store.active() is None
+    (line,) = store.begin()
+    assert "state.json: damaged" in line
+    assert line.endswith("the model of the configuration answers")
+    assert ModelStore(store.folder).begin() == []
+    install(store, bundles[1], accepted=True)
+    assert active(store) == 2
+
+
+def test_one_update_at_a_time(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    with (
+        store.updating(),
+        pytest.raises(ModelError, match="another update is running; wait for it to end"),
+        ModelStore(store.folder).updating(),
+    ):
+        pass
+    with store.updating():
+        pass
+
+
+def test_a_service_does_not_wait_for_a_stuck_writer(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.01)
+    install(store, bundles[0])
+    with store._locked():
+        service = ModelStore(store.folder)
+        (line,) = service.begin()
+        assert "another process is writing here" in line
+        service.accept()
+        assert "another process is writing here" in service.problem
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, code: int, name: str = "write") -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store_module.os, name, refuse)
+
+
+def test_a_full_disk_loses_nothing(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(store, bundles[0], accepted=True)
+    before = {p.name: p.read_bytes() for p in store.folder.iterdir()}
+    with monkeypatch.context() as m:
+        refusing(m, errno.ENOSPC)
+        with pytest.raises(ModelError, match=r"cannot be written \(No space left on device\); free some space"):
+            install(store, bundles[1])
+    assert {p.name: p.read_bytes() for p in store.folder.iterdir()} == before
+
+
+def test_a_read_only_disk_begins_no_trial(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(store, bundles[0], accepted=True)
+    install(store, bundles[1])
+    service = ModelStore(store.folder)
+    real = os.open
+
+    def opened(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, flags, mode)
+
+    with monkeypatch.context() as m:
+        m.setattr(store_module.os, "open", opened)
+        first, second = service.begin()
+        assert first == "a trial that cannot be counted does not begin; toy version 1 answers"
+        assert "the disk is read-only" in second
+        assert active(service) == 1
+        assert service.roll_back("so does a rollback of what answers")
+        assert service.active() is None
+    assert active(store) == 2
+    assert ModelStore(store.folder).begin() == ["toy version 2 is on trial, start 1 of 3"]
+    install(store, bundles[2], accepted=True)
+    assert active(service) == 3  # what was held goes once the disk says something new
+
+
+def test_a_rollback_holds_where_it_cannot_be_written(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    store.begin()
+    with monkeypatch.context() as m:
+        refusing(m, errno.ENOSPC)
+        assert store.roll_back("NaN")
+        assert "free some space" in store.problem
+        assert active(store) == 1
+        assert "free some space" in store.begin()[0]
+        assert active(store) == 1
+    assert store.begin() == []
+    assert active(ModelStore(store.folder)) == 1
+
+
+class Disk:
+    """Watches what a store does to its folder, and knows what of it a power cut may leave.
+
+    Bytes last once their file was synced, names once the folder was. Of what was not, anything may be left: every
+    subset of the new, moved and removed names is tried, which is harsher than a journal, and of the bytes none, half
+    and all.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> None:
+        self.folder, self.fail_at, self.n_operations = folder, fail_at, 0
+        self.left: set[tuple[tuple[str, bytes], ...]] = set()
+        self._inodes = itertools.count()
+        self._names: dict[str, int] = {}  # that last
+        self._pending: list[tuple[str, str, int]] = []  # old name, new name, inode; "" is no name
+        self._bytes: dict[int, bytes] = {}
+        self._synced: dict[int, bytes] = {}
+        self._files: dict[int, int] = {}  # descriptor to inode
+        for path in folder.iterdir():
+            inode = next(self._inodes)
+            self._names[path.name], self._bytes[inode], self._synced[inode] = (
+                inode,
+                path.read_bytes(),
+                path.read_bytes(),
+            )
+        self._now = dict(self._names)
+        real = {n: getattr(store_module.os, n) for n in ("open", "write", "fsync", "close")}
+        replace, unlink = Path.replace, Path.unlink
+
+        def opened(path: Path, flags: int, mode: int = 0o777) -> int:
+            made = bool(flags & os.O_CREAT)
+            if made:
+                self._operation()
+            file: int = real["open"](path, flags, mode)
+            if made:
+                self._files[file] = inode = next(self._inodes)
+                self._bytes[inode] = self._synced[inode] = b""
+                self._name("", path.name, inode)
+            return file
+
+        def written(file: int, data: bytes) -> int:
+            self._operation()
+            n: int = real["write"](file, data)
+            self._bytes[self._files[file]] += bytes(data[:n])
+            return n
+
+        def synced(file: int) -> None:
+            self._operation()
+            real["fsync"](file)
+            if file in self._files:
+                self._synced[self._files[file]] = self._bytes[self._files[file]]
+            else:
+                self._names, self._pending = dict(self._now), []
+
+        def closed(file: int) -> None:
+            real["close"](file)
+            self._files.pop(file, None)
+
+        def replaced(path: Path, target: Path) -> Path:
+            self._operation()
+            replace(path, target)
+            self._name(path.name, target.name, self._now[path.name])
+            return target
+
+        def unlinked(path: Path, missing_ok: bool = False) -> None:
+            self._operation()
+            unlink(path, missing_ok)
+            self._name(path.name, "", self._now[path.name])
+
+        for name, function in (("open", opened), ("write", written), ("fsync", synced), ("close", closed)):
+            monkeypatch.setattr(store_module.os, name, function)
+        monkeypatch.setattr(Path, "replace", replaced)
+        monkeypatch.setattr(Path, "unlink", unlinked)
+
+    def _name(self, old: str, new: str, inode: int) -> None:
+        self._pending.append((old, new, inode))
+        self._apply(self._now, self._pending[-1])
+
+    @staticmethod
+    def _apply(names: dict[str, int], change: tuple[str, str, int]) -> None:
+        old, new, inode = change
+        if names.get(old) == inode:
+            del names[old]
+        if new:
+            names[new] = inode
+
+    def _operation(self) -> None:
+        """The power goes just before an operation; or the operation fails."""
+        self.cut()
+        self.n_operations += 1
+        if self.n_operations - 1 == self.fail_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def cut(self) -> None:
+        """Note all that may be left if the power went now."""
+        for n in range(len(self._pending) + 1):
+            for changes in itertools.combinations(self._pending, n):
+                names = dict(self._names)
+                for change in changes:
+                    self._apply(names, change)
+                for share in (0.0, 0.5, 1.0):
+                    self.left.add(tuple(sorted((name, self._left(i, share)) for name, i in names.items())))
+
+    def _left(self, inode: int, share: float) -> bytes:
+        synced, data = self._synced[inode], self._bytes[inode]
+        return data[: len(synced) + int(share * (len(data) - len(synced)))]
+
+
+Change = Callable[[ModelStore, list[tuple[Bundle, str]]], object]
+
+
+def begin_until_it_is_rolled_back(store: ModelStore, _: list[tuple[Bundle, str]]) -> None:
+    for _ in range(TRIAL_STARTS + 1):
+        store.begin()
+
+
+#: What is done where version 1 was accepted and version 2 is on trial, and the versions that may answer afterwards.
+CHANGES: dict[str, tuple[Change, set[int]]] = {
+    "install": (lambda store, bundles: store.install(*bundles[2]), {2, 3}),
+    "accept": (lambda store, _: store.accept(), {2}),
+    "begin": (lambda store, _: store.begin(), {2}),
+    "begin too often": (begin_until_it_is_rolled_back, {1, 2}),
+    "roll back": (lambda store, _: store.roll_back("it hears nothing"), {1, 2}),
+    "refuse": (lambda store, _: store.refuse("0" * 16, "slow"), {2}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_power_cut_at_any_instant_leaves_the_old_or_the_new(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], change: str
+) -> None:
+    """Whatever a cut before any operation may leave comes up, also where an earlier operation failed."""
+    apply, allowed = CHANGES[change]
+    install(store, bundles[0], accepted=True)
+    install(store, bundles[1])
+    start = {p.name: p.read_bytes() for p in store.folder.iterdir()}
+    left: set[tuple[tuple[str, bytes], ...]] = set()
+    cuts: list[int | None] = [None]
+    for fail_at in cuts:
+        shutil.rmtree(store.folder)
+        fill(store.folder, start)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            disk = Disk(store.folder, monkeypatch, fail_at)
+            with contextlib.suppress(ModelError):
+                apply(ModelStore(store.folder), bundles)
+            disk.cut()
+        left |= disk.left
+        if fail_at is None:
+            cuts += range(disk.n_operations)
+    assert len(left) >= 3
+    for files in left:
+        shutil.rmtree(store.folder)
+        fill(store.folder, dict(files))
+        booted = ModelStore(store.folder)
+        assert not any("rolled back" in line and "never found healthy" not in line for line in booted.begin())
+        assert active(booted) in allowed
+        for _ in range(TRIAL_STARTS):
+            ModelStore(store.folder).begin()
+        assert active(booted) in {1, *allowed} - {3}  # nobody accepted what was new
+        install(booted, bundles[2], accepted=True)
+        assert active(booted) == 3
+        assert len(list(booted.folder.iterdir())) <= 5  # two models, their signatures, the state
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
