@@ -33,6 +33,7 @@ from serkit.edge.events import Event, to_json
 from serkit.edge.listener import Listener, listen
 from serkit.edge.sinks import Sink
 from serkit.edge.sinks.web import WebPage
+from serkit.edge.store import ModelStore
 from serkit.edge.stream import Recognizer
 from serkit.edge.systemd import ERROR, INFO, NOTICE, WARNING, notify, say
 
@@ -44,6 +45,12 @@ def configuration_file() -> Path | None:
     """``serkit.toml`` in systemd's ``$CONFIGURATION_DIRECTORY``, else in /etc/serkit; None where there is none."""
     path = Path(os.environ.get("CONFIGURATION_DIRECTORY", "/etc/serkit").split(":")[0]) / "serkit.toml"
     return path if path.exists() else None
+
+
+def model_store() -> ModelStore | None:
+    """Installed models, in systemd's ``$STATE_DIRECTORY``; None where there is none."""
+    folder = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return ModelStore(Path(folder) / "models") if folder else None
 
 
 def self_test(recognizer: Recognizer) -> float:
@@ -96,7 +103,11 @@ class Service:
     """
 
     def __init__(
-        self, path: Path | None = None, *, source: Callable[[int], Source] | None = None, store: Any = None
+        self,
+        path: Path | None = None,
+        *,
+        source: Callable[[int], Source] | None = None,
+        store: ModelStore | None = None,
     ) -> None:
         self._path = path
         self._source = source
@@ -106,7 +117,8 @@ class Service:
         self._stop = self._reload = False  # asked for by a signal
         self._listener: Listener | None = None
         self._stored: Path | None = None  # the installed model in use
-        self._ready = self._accepted = self._muted = False
+        self._on_trial = False  # it is
+        self._ready = self._muted = False
 
     def run(self) -> None:
         """Returns when it was told to stop and all is closed.
@@ -135,19 +147,21 @@ class Service:
     def _open(self, config: Config) -> Listener:
         """Start to listen, by an installed model that works or else the configuration's."""
         while True:
+            stored = None
             if self._store is not None:
                 for line in self._store.begin():
                     say(line, WARNING)
-            stored = None if self._store is None else self._store.active()
+                stored = self._store.active()
+                self._on_trial = stored is not None and self._store.state().trial_starts is not None
             try:
                 listener = self._built(config, stored)
                 break
             except (ModelError, SettingsError) as error:
-                # A model that was in use until now is not what is wrong with a new configuration.
-                if stored is None or stored == self._stored or not self._rolled_back(error):
+                # The preset and the labels of a model do not fit together: the newer one is to blame.
+                blamed = isinstance(error, ModelError) or (self._on_trial and stored != self._stored)
+                if not (blamed and self._rolled_back(error)):
                     raise
-        self._listener, self._stored = listener, stored
-        self._ready = self._accepted = False
+        self._listener, self._stored, self._ready = listener, stored, False
         listener.heartbeat = self._beat
         listener.mute(self._muted)
         listener.__enter__()
@@ -163,7 +177,7 @@ class Service:
         try:
             seconds, bundle = self_test(listener.recognizer), listener.recognizer.bundle
             hop_s = bundle.window.hop_frames * bundle.frontend.hop_length / bundle.frontend.sample_rate
-            if stored is not None and seconds > hop_s:
+            if self._on_trial and seconds > hop_s:
                 raise ModelError(
                     f"{bundle.name} takes {1000 * seconds:.0f} ms for a window and is to score one every "
                     f"{1000 * hop_s:.0f} ms; it is too slow for this machine"
@@ -208,24 +222,31 @@ class Service:
             say(what, INFO)
             notify("READY=1", f"STATUS={what}")
         notify("WATCHDOG=1")
-        if self._stored is not None and not self._accepted:
+        if self._on_trial:
             self._judge(self._listener)
         if self._reload and not self._stop:
             self._reload = False
             self._read_again(self._listener)
 
     def _judge(self, listener: Listener) -> None:
-        """Accept an installed model when it has proven itself, or end the stream."""
+        """Accept a model on trial when it has proven itself, or end the stream."""
+        assert self._store is not None
         health, name = listener.health, listener.recognizer.bundle.name
         if health.load > 1:
             raise ModelError(f"{name} cannot keep up here: processing takes {health.load:.0%} of the time")
         if health.audio_s >= _TRIAL_S:
-            self._accepted = True
+            self._on_trial = False
             self._store.accept()
+            say(self._store.problem or f"{name} has proven itself and is accepted", NOTICE)
 
     def _rolled_back(self, error: SerkitError) -> bool:
         """Whether another model takes the place of an installed one that failed."""
-        if self._store is None or not self._store.roll_back(str(error)):
+        if self._store is None:
+            return False
+        rolled_back = self._store.roll_back(str(error))
+        if self._store.problem:
+            say(self._store.problem, ERROR)
+        if not rolled_back:
             return False
         say(f"{error}; the model before it takes over", ERROR)
         self._stored = None

@@ -29,12 +29,12 @@ def serve(config: Path | None) -> None:
     Example:
       serkit serve --config deploy/serkit.toml
     """
-    from serkit.edge.service import Service
+    from serkit.edge.service import Service, model_store
     from serkit.edge.systemd import ERROR, notify, say
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the journal where it hung
     try:
-        Service(config).run()
+        Service(config, store=model_store()).run()
     except SerkitError as error:
         say(str(error), ERROR)
         notify(f"STATUS={error}")

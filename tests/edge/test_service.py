@@ -20,10 +20,11 @@ import pytest
 from serkit.benchmarks.reconnect import AudioServer, children
 from serkit.edge import service
 from serkit.edge.audio import FakeSource
-from serkit.edge.bundle import find_model, read_bundle
+from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.errors import MissingExtraError, ModelError, SettingsError
 from serkit.edge.listener import Listener
-from serkit.edge.service import Service, configuration_file, self_test
+from serkit.edge.service import Service, configuration_file, model_store, self_test
+from serkit.edge.store import ModelStore
 from serkit.edge.stream import Recognizer
 from serkit.edge.systemd import notify, say
 
@@ -399,29 +400,14 @@ def test_a_clock_that_jumps_does_not_matter(tmp_path: Path) -> None:
 # In this process: what becomes of installed models.
 
 
-class Store:
-    """Installed models, the newest first."""
-
-    def __init__(self, *models: str) -> None:
-        self.models = [find_model(m) for m in models]
-        self.calls: list[str] = []
-
-    def begin(self) -> list[str]:
-        self.calls.append("begin")
-        return ["a line for the journal"] if len(self.calls) == 1 else []
-
-    def active(self) -> Path | None:
-        return self.models[0] if self.models else None
-
-    def accept(self) -> None:
-        self.calls.append("accept")
-
-    def roll_back(self, reason: str) -> bool:
-        if not self.models:
-            return False
-        self.calls.append(reason)
-        self.models.pop(0)
-        return True
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """The int8 model installed, on trial."""
+    store = ModelStore(tmp_path / "models")
+    bundle = read_bundle("serkit-int8")
+    with store.updating():
+        store.install(bundle, bundle.path.with_name("serkit-int8.tflite.minisig").read_text())
+    return store
 
 
 def spoken(samples: np.ndarray, then: int = signal.SIGTERM) -> Callable[[int], FakeSource]:
@@ -442,18 +428,29 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "serkit.toml"
 
 
-def test_a_model_that_does_well_is_accepted(config: Path, speech: np.ndarray, capfd: pytest.CaptureFixture) -> None:
-    store = Store("serkit-int8")
+def test_a_model_that_does_well_is_accepted(
+    config: Path, store: ModelStore, speech: np.ndarray, capfd: pytest.CaptureFixture
+) -> None:
     Service(config, source=spoken(np.tile(speech, 7)), store=store).run()
-    assert store.calls == ["begin", "accept"]
+    assert store.state().active is not None
+    assert store.state().trial_starts is None
     out, err = capfd.readouterr()
-    assert err.startswith("serkit: a line for the journal\nserkit: serkit-int8 (int8, ")
+    lines = err.splitlines()
+    assert lines[0] == "serkit: serkit-int8 version 0 is on trial, start 1 of 3"
+    assert lines[1].startswith("serkit: serkit-int8 (int8, ")
+    assert lines[2:] == ["serkit: serkit-int8 has proven itself and is accepted"]
     assert out == ""  # there is a sink
     assert '"model": "serkit-int8"' in config.with_name("events").read_text()
 
 
+@pytest.mark.parametrize("accepted", [False, True])
 def test_a_model_that_fails_is_rolled_back(
-    config: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    accepted: bool,
+    config: Path,
+    store: ModelStore,
+    speech: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     score = Recognizer.score
 
@@ -463,43 +460,71 @@ def test_a_model_that_fails_is_rolled_back(
         return score(self, window, hop)
 
     monkeypatch.setattr(Recognizer, "score", failing)
-    store = Store("serkit-int8")
+    if accepted:
+        store.accept()
     Service(config, source=spoken(speech), store=store).run()
-    assert store.calls == ["begin", "the model answers with values that are no numbers; convert it again", "begin"]
+    assert store.state().active is None
+    assert list(store.state().refused.values()) == [
+        "the model answers with values that are no numbers; convert it again"
+    ]
     assert "no numbers; convert it again; the model before it takes over\n" in capfd.readouterr().err
     lines = config.with_name("events").read_text().splitlines()
     assert ['"model": "serkit-int8"' in line for line in (lines[0], lines[-1])] == [True, False]
 
 
-@pytest.mark.parametrize("why", ["slow", "busy", "gone", "labels"])
+@pytest.mark.parametrize("why", ["slow", "busy", "labels"])
 def test_a_model_that_cannot_be_used_is_rolled_back(
-    why: str, config: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    why: str, config: Path, store: ModelStore, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store("serkit-int8")
     if why == "slow":
         monkeypatch.setattr(service, "self_test", lambda recognizer: 0.5)
         reason = "serkit-int8 takes 500 ms for a window and is to score one every 480 ms; it is too slow"
     elif why == "busy":
-        beat = Service._judge
+        judge = Service._judge
 
         def busy(self: Service, listener: Listener) -> None:
             listener.health.load = 1.3
-            beat(self, listener)
+            judge(self, listener)
 
         monkeypatch.setattr(Service, "_judge", busy)
         reason = "serkit-int8 cannot keep up here: processing takes 130% of the time"
-    elif why == "gone":
-        store.models = [tmp_path / "gone.tflite"]
-        reason = "no model "
     else:
-        bundle = read_bundle("serkit-int8")
-        other = replace(bundle, labels=(*bundle.labels[:-1], "bored"))
-        monkeypatch.setattr("serkit.edge.listener.read_bundle", lambda m: other if m == bundle.path else read_bundle(m))
+        patch_labels(monkeypatch)
         config.write_text("preset = 'driver'\n" + config.read_text())
         reason = "label 'bored' of serkit-int8 is in no class"
     Service(config, source=spoken(speech), store=store).run()
-    assert [c.startswith(reason) for c in store.calls] == [False, True, False]
+    (refused,) = store.state().refused.values()
+    assert refused.startswith(reason)
     assert '"model": "serkit-dynamic"' in config.with_name("events").read_text().splitlines()[-1]
+
+
+def patch_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(model: str | Path) -> Bundle:
+        bundle = read_bundle(model)
+        other = replace(bundle, labels=(*bundle.labels[:-1], "bored"))
+        return other if bundle.name == "serkit-int8" else bundle
+
+    monkeypatch.setattr("serkit.edge.listener.read_bundle", other)
+
+
+def test_an_accepted_model_is_not_what_is_wrong_with_a_preset(
+    config: Path, store: ModelStore, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.accept()
+    patch_labels(monkeypatch)
+    config.write_text("preset = 'driver'\n" + config.read_text())
+    with pytest.raises(SettingsError, match="'bored' of serkit-int8 is in no class"):
+        Service(config, source=spoken(speech), store=store).run()
+    assert store.state().active is not None
+
+
+def test_installed_models_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    assert model_store() is None
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    found = model_store()
+    assert found is not None
+    assert found.folder == tmp_path / "models"
 
 
 def test_without_another_model_the_error_stands(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +533,7 @@ def test_without_another_model_the_error_stands(config: Path, monkeypatch: pytes
 
     monkeypatch.setattr(service, "self_test", broken)
     with pytest.raises(ModelError, match="it fails"):
-        Service(config, source=spoken(np.zeros(RATE)), store=Store()).run()
+        Service(config, source=spoken(np.zeros(RATE))).run()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
