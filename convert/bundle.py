@@ -16,30 +16,44 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from serkit.convert.card import model_card
 from serkit.convert.export import FORMATS, export
 from serkit.convert.parity import check_parity, parity
-from serkit.edge.bundle import SCHEMA
+from serkit.edge.bundle import SCHEMA, parse_bundle
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
+from serkit.edge.probe import golden_logits
 from serkit.edge.signature import sign, signing_key
+from serkit.edge.stream import Recognizer
 from serkit.train.corpora import CORPORA
 from serkit.train.environment import commit, versions
 from serkit.train.recipe import Recipe
 from serkit.train.runs import Reference, learned_from, load_run, load_trained
 from serkit.train.scoring import keras_logits, window_utterances
 
+#: The oldest serkit whose edge runs what is written here.
+MIN_SERKIT = "0.1.0"
+
 
 def convert_run(
-    run: Path, format: str, output: Path, name: str | None = None, lstm: str = "unrolled"
+    run: Path,
+    format: str,
+    output: Path,
+    name: str | None = None,
+    lstm: str = "unrolled",
+    version: int | None = None,
 ) -> dict[str, Any]:
     """Convert a run to one format; see `convert_formats`.
 
     Returns:
         The content of ``model.json``, parity included.
     """
-    return convert_formats(run, {format: output}, name, lstm)[format]
+    return convert_formats(run, {format: output}, name, lstm, version)[format]
 
 
 def convert_formats(
-    run: Path, outputs: dict[str, Path], name: str | None = None, lstm: str = "unrolled"
+    run: Path,
+    outputs: dict[str, Path],
+    name: str | None = None,
+    lstm: str = "unrolled",
+    version: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Convert a run, check the parity of each conversion, and write the signed bundles.
 
@@ -48,6 +62,8 @@ def convert_formats(
         outputs: Key of `FORMATS` to the ``.tflite`` file; ``<output>.minisig`` goes beside it.
         name: What the model is called; each file's name by default.
         lstm: Key of `serkit.convert.lstm.LSTM_FORMS`.
+        version: Of the model, at least 1; a device takes a higher one as an update. The minute it is, as
+            ``YYYYMMDDhhmm``, by default: what is converted later is newer.
 
     Returns:
         For each format the content of ``model.json``, parity included.
@@ -63,6 +79,10 @@ def convert_formats(
             raise SettingsError(f"{output}: a bundle's name ends in .tflite")
         if not output.parent.is_dir():
             raise SettingsError(f"{output}: no folder {output.parent}; make it first")
+    if version is None:
+        version = int(datetime.now(timezone.utc).strftime("%Y%m%d%H%M"))
+    if version < 1:
+        raise SettingsError(f"version {version}: a model's version is 1 or more")
     key = signing_key()
     recipe, metrics, split = load_run(run)
     reference = Reference(run)
@@ -74,7 +94,7 @@ def convert_formats(
     written = {}
     for format, output in outputs.items():
         info = _info(recipe, metrics, split, training, format, name or output.stem)
-        info["lstm"] = lstm
+        info |= {"version": version, "min_serkit": MIN_SERKIT, "lstm": lstm}
         info["calibration"] = reference.names("calibration") if format == "int8" else []
         engine = Engine(graphs[format], recipe.window.hop_frames)
         emotions, t = reference.emotions("validation"), metrics["temperature"]
@@ -82,6 +102,7 @@ def convert_formats(
         info["parity"] = {"engine": engine.name, **compared}
         info["size_bytes"] = len(graphs[format])
         check_parity(info["parity"], format)
+        info["golden"] = golden_of(graphs[format], info)
         write_bundle(output, graphs[format], info, model_card(info), key)
         written[format] = info
     return written
@@ -125,19 +146,31 @@ def _info(
     }
 
 
+def golden_of(graph: bytes, info: dict[str, Any]) -> list[list[float]]:
+    """What a graph answers to the golden windows, for ``model.json``."""
+    buffer = _bundle(graph, info, "")
+    logits = golden_logits(Recognizer(parse_bundle(buffer, Path("golden"), "")))
+    return [[float(f"{x:.6g}") for x in row] for row in logits.tolist()]
+
+
+def _bundle(graph: bytes, info: dict[str, Any], card: str) -> bytes:
+    buffer = io.BytesIO(graph)
+    buffer.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (("model.json", json.dumps(info, indent=1, ensure_ascii=False)), ("card.md", card)):
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
 def write_bundle(path: Path, graph: bytes, info: dict[str, Any], card: str, key: Ed25519PrivateKey) -> None:
     """Write ``path`` and ``<path>.minisig``, each atomically; a failure leaves what was there before.
 
     Raises:
         ModelError: The disk is full or the folder cannot be written.
     """
-    buffer = io.BytesIO(graph)
-    buffer.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in (("model.json", json.dumps(info, indent=1, ensure_ascii=False)), ("card.md", card)):
-            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
-    data = buffer.getvalue()
-    signature = sign(data, key, f"serkit model {info['name']} {info['created']}")
+    data = _bundle(graph, info, card)
+    version = f"version {info['version']} " if "version" in info else ""
+    signature = sign(data, key, f"serkit model {info['name']} {version}{info['created']}")
     _write_atomically({path: data, path.with_name(path.name + ".minisig"): signature.encode()})
 
 

@@ -28,8 +28,11 @@ from serkit.train.cli import prepare_keras
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The .tflite file.")
 @click.option("--name", help="What the model is called; the file's name by default.")
+@click.option("--version", type=click.IntRange(1), help="Of the model, higher than the last; YYYYMMDDhhmm by default.")
 @as_json
-def convert(run: Path, format: str, lstm: str, output: Path, name: str | None, as_json: bool) -> None:
+def convert(
+    run: Path, format: str, lstm: str, output: Path, name: str | None, version: int | None, as_json: bool
+) -> None:
     """Convert a finished run to one signed TFLite bundle, and report how far it strays from Keras.
 
     The signature is by this machine's own key, made on first use; other machines trust it once its .pub file lies in
@@ -42,14 +45,23 @@ def convert(run: Path, format: str, lstm: str, output: Path, name: str | None, a
     prepare_keras("tensorflow")
     from serkit.convert.bundle import convert_run
 
-    info = convert_run(run, format, output, name, lstm)
+    info = convert_run(run, format, output, name, lstm, version)
     p = info["parity"]
     if as_json:
         click.echo(
-            json.dumps({"schema": 1, "path": str(output), "format": format, "size_bytes": info["size_bytes"], **p})
+            json.dumps(
+                {
+                    "schema": 1,
+                    "path": str(output),
+                    "version": info["version"],
+                    "format": format,
+                    "size_bytes": info["size_bytes"],
+                    **p,
+                }
+            )
         )
         return
-    click.echo(f"{output}: {info['size_bytes']:,} bytes, signature in {output.name}.minisig")
+    click.echo(f"{output}: version {info['version']}, {info['size_bytes']:,} bytes, signature in {output.name}.minisig")
     click.echo(
         f"parity on {p['n_utterances']} validation utterances: max |dp| {p['max_abs_dp']:.2g}, mean "
         f"{p['mean_abs_dp']:.2g}, label agreement {p['utterance_label_agreement']:.3f}, UAR {p['uar_keras']:.3f} -> "

@@ -19,7 +19,7 @@ from serkit import __version__
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.settings import build
-from serkit.edge.signature import PublicKey, trusted_keys, verify
+from serkit.edge.signature import PublicKey, shipped_keys, trusted_keys, verify
 from serkit.edge.window import WindowSettings
 
 SCHEMA = 1
@@ -98,7 +98,9 @@ def read_bundle(model: str | Path, keys: list[PublicKey] | None = None) -> Bundl
     """
     path = find_model(str(model))
     data, signature = read_signed(path)
-    key, _ = verify(data, signature, trusted_keys() if keys is None else keys, path.name)
+    if keys is None:
+        keys = shipped_keys() if path.parent == MODELS else trusted_keys()  # what came with serkit stays usable
+    key, _ = verify(data, signature, keys, path.name)
     return parse_bundle(data, path, key.name)
 
 

@@ -21,6 +21,7 @@ _ELSEWHERE = {
     "serve": "serkit.edge.service_cli",
     "models": "serkit.edge.model_cli",
     "model": "serkit.edge.model_cli",
+    "update": "serkit.edge.update_cli",
     "train": "serkit.train.cli",
     "sweep": "serkit.train.cli",
     "ensemble": "serkit.train.cli",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,7 +35,7 @@ def models(as_json: bool) -> None:
 def _model_info(bundle: Any) -> dict[str, Any]:
     from serkit.edge.bundle import DEFAULT_MODEL
 
-    info = {k: v for k, v in bundle.info.items() if k not in ("schema", "learned_from", "calibration")}
+    info = {k: v for k, v in bundle.info.items() if k not in ("schema", "learned_from", "calibration", "golden")}
     return {
         "schema": 1,
         **info,
@@ -100,3 +101,25 @@ def verify(model: str, as_json: bool) -> None:
         click.echo(json.dumps(result))
     else:
         click.echo(f"{bundle.name}: signature by {bundle.signed_by} holds, {engine} runs it")
+
+
+@model.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--revoke", is_flag=True, help="FILE is a key that devices shall trust no longer.")
+def sign(file: Path, revoke: bool) -> None:
+    """Sign a public key with this machine's own key, for devices that trust this one.
+
+    Beside KEY.pub, KEY.pub.minisig is written; `serkit update KEY.pub` on a device then trusts KEY, or no longer.
+
+    \b
+    Example:
+      serkit model sign new.pub
+    """
+    from serkit.edge import signature
+
+    key = signature.read_public_key(file)
+    comment = (signature.REVOKES if revoke else signature.VOUCHES) + key.name
+    text = signature.sign(file.read_bytes(), signature.signing_key(), comment)
+    sidecar = file.with_name(file.name + ".minisig")
+    sidecar.write_text(text, encoding="utf-8")
+    click.echo(f"{sidecar}: {comment.removeprefix('serkit ')}")

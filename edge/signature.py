@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from serkit.edge.errors import ModelError
 
 SHIPPED_KEYS = Path(__file__).parent / "models"
+#: How the signed comment of a public key begins, which says what its signer wants.
+VOUCHES, REVOKES = "serkit trusts key ", "serkit revokes key "
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,42 @@ def read_public_key(path: Path) -> PublicKey:
     return PublicKey(key_id=raw[2:10], raw=raw[10:], source=str(path))
 
 
-def trusted_keys() -> list[PublicKey]:
-    """serkit's own keys and those in ``trusted/`` of the configuration folder."""
-    return [
-        read_public_key(path)
-        for folder in (SHIPPED_KEYS, config_folder() / "trusted")
-        for path in sorted(folder.glob("*.pub"))
-    ]
+def shipped_keys() -> list[PublicKey]:
+    """serkit's own keys, with which it checks the models that come with it."""
+    return [read_public_key(path) for path in sorted(SHIPPED_KEYS.glob("*.pub"))]
+
+
+def trusted_keys(state: Path | None = None) -> list[PublicKey]:
+    """The keys that may sign models, without those that a trusted key revoked.
+
+    They are serkit's own, those in ``trusted/`` of the configuration folder and of /etc/serkit, and those a trusted
+    key vouched for.
+
+    Args:
+        state: The folder whose ``keys`` holds what `serkit update` installed; `state_folder` by default.
+    """
+    keys = shipped_keys()
+    for folder in dict.fromkeys((config_folder() / "trusted", Path("/etc/serkit/trusted"))):
+        keys += [read_public_key(path) for path in sorted(folder.glob("*.pub"))]
+    installed = [_vouched(path) for path in sorted(((state or state_folder()) / "keys").glob("*.pub"))]
+    revoked: set[bytes] = set()
+    for _ in installed:  # a key may vouch for the next one
+        for key, data, signature in installed:
+            with suppress(ModelError):
+                _, comment = verify(data, signature, keys, key.source)
+                if comment == REVOKES + key.name:
+                    revoked.add(key.key_id)
+                elif comment == VOUCHES + key.name and key not in keys:
+                    keys.append(key)
+    return [key for key in keys if key.key_id not in revoked]
+
+
+def _vouched(path: Path) -> tuple[PublicKey, bytes, str]:
+    """A key that was installed, its file and the signature; a damaged one counts for nothing."""
+    with suppress(OSError, ModelError):
+        signature = path.with_name(path.name + ".minisig").read_text(encoding="utf-8", errors="replace")
+        return read_public_key(path), path.read_bytes(), signature
+    return PublicKey(b"", b"", str(path)), b"", ""
 
 
 def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tuple[PublicKey, str]:
@@ -95,12 +127,13 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
     Raises:
         ModelError: The signature is malformed, by a key that is not trusted, or does not fit the bytes.
     """
-    lines = signature.splitlines()
+    lines = signature.replace("\r\n", "\n").split("\n")
     try:
-        blob = base64.b64decode(lines[1], validate=True)
+        blob, outer = (base64.b64decode(lines[i], validate=True) for i in (1, 3))
         comment = lines[2].removeprefix("trusted comment: ")
-        outer = base64.b64decode(lines[3], validate=True)
-    except (IndexError, binascii.Error, ValueError):
+        if [base64.b64encode(b).decode() for b in (blob, outer)] != [lines[1], lines[3]]:  # bits that carry nothing
+            raise ValueError
+    except (IndexError, ValueError):
         blob = outer = b""
         comment = ""
     if len(blob) != 74 or blob[:2] != b"ED" or len(outer) != 64:

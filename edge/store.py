@@ -134,7 +134,7 @@ class ModelStore:
         except FileNotFoundError:
             return State()
         except OSError as error:
-            raise _unusable(path, "read", error) from None
+            raise unusable(path, "read", error) from None
         except (ValueError, AttributeError) as error:
             raise _DamagedError(f"{path}: damaged ({error}); install the model again") from None
         return state
@@ -196,7 +196,7 @@ class ModelStore:
         if state.trial_starts is not None and state.trial_starts >= TRIAL_STARTS:
             return f"it was started {state.trial_starts} times and never found healthy"
         try:
-            read_bundle(self.folder / state.active.file, trusted_keys())
+            read_bundle(self.folder / state.active.file, trusted_keys(self.folder.parent))
         except ModelError as error:
             return str(error)
         return ""
@@ -257,13 +257,13 @@ class ModelStore:
             state = State(active=new, previous=previous, trial_starts=0, refused=refused)
             try:
                 self._sweep(found)
-                self._write(new.file + ".minisig", signature.encode())
-                self._write(new.file, bundle.data)
-                _sync_folder(self.folder)
+                write_whole(self.folder / f"{new.file}.minisig", signature.encode())
+                write_whole(self.folder / new.file, bundle.data)
+                sync_folder(self.folder)
                 self._write_state(state)
             except OSError as error:
                 self._sweep(found, self._read())  # a rename that was not synced may not last
-                raise _unusable(self.folder, "written", error) from None
+                raise unusable(self.folder, "written", error) from None
             self._sweep(state)
         return new
 
@@ -281,13 +281,17 @@ class ModelStore:
                 self.folder.mkdir()
                 if os.geteuid() == 0:  # the service, which is not root, has to write here as well
                     os.chown(self.folder, above.stat().st_uid, above.stat().st_gid)
-                _sync_folder(above)
+                sync_folder(above)
             if not os.access(self.folder, os.W_OK):
                 read_only = os.statvfs(self.folder).f_flag & os.ST_RDONLY
                 raise OSError(code := errno.EROFS if read_only else errno.EACCES, os.strerror(code))
         except OSError as error:
-            raise _unusable(self.folder, "written", error) from None
+            raise unusable(self.folder, "written", error) from None
         with _lock(above, 0.0, "another update is running; wait for it to end"):
+            try:
+                self._read()
+            except _DamagedError:
+                self._write_state(State())
             yield
 
     @contextmanager
@@ -301,32 +305,16 @@ class ModelStore:
         try:
             self._write_state(state)
         except OSError as error:
-            self.problem = str(_unusable(self.folder, "written", error))
+            self.problem = str(unusable(self.folder, "written", error))
             with suppress(ModelError):
                 self._unwritten = self._read(), state
         return not self.problem
 
     def _write_state(self, state: State) -> None:
-        self._write(_STATE, json.dumps({"schema": 1} | asdict(state), indent=1, ensure_ascii=False).encode())
-        _sync_folder(self.folder)
-
-    def _write(self, name: str, data: bytes) -> None:
-        """A file that is whole or not there; only `_sync_folder` makes its name last."""
-        temporary = self.folder / f"{name}.new"
-        try:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-                os.fsync(file)
-            finally:
-                os.close(file)
-            temporary.replace(self.folder / name)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        write_whole(
+            self.folder / _STATE, json.dumps({"schema": 1} | asdict(state), indent=1, ensure_ascii=False).encode()
+        )
+        sync_folder(self.folder)
 
     def _sweep(self, *states: State) -> None:
         """Remove what no state names: models before the previous one, and what a power cut left half."""
@@ -342,7 +330,32 @@ def _answers(state: State) -> str:
     return f"{state.active or 'the model of the configuration'} answers"
 
 
-def _sync_folder(folder: Path) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that is whole or not there; its name lasts once its folder was synced.
+
+    Raises:
+        OSError: It cannot be written; what was there before still is.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            os.fchmod(file, 0o644)  # the service reads what root wrote
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last."""
     file = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -350,7 +363,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(file)
 
 
-def _unusable(path: Path, done: str, error: OSError) -> ModelError:
+def unusable(path: Path, done: str, error: OSError) -> ModelError:
+    """What a file or folder that cannot be ``done`` is called, and what to do."""
     advice = _ADVICE.get(error.errno or 0, "check the disk")
     return ModelError(f"{path}: cannot be {done} ({error.strerror}); {advice}")
 
@@ -361,7 +375,7 @@ def _lock(folder: Path, patience_s: float, busy: str) -> Iterator[None]:
     try:
         file = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise _unusable(folder, "read", error) from None
+        raise unusable(folder, "read", error) from None
     try:
         until = time.monotonic() + patience_s
         while True:
@@ -373,7 +387,7 @@ def _lock(folder: Path, patience_s: float, busy: str) -> Iterator[None]:
                     raise ModelError(f"{folder}: {busy}") from None
                 time.sleep(0.01)
             except OSError as error:
-                raise _unusable(folder, "locked", error) from None
+                raise unusable(folder, "locked", error) from None
         yield
     finally:
         os.close(file)

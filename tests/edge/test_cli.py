@@ -23,6 +23,7 @@ COMMANDS = [
     "demo",
     "models",
     "model",
+    "update",
     "devices",
     "train",
     "sweep",
