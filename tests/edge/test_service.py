@@ -30,7 +30,11 @@ BY_LEVEL = "[vad]\ndetector = 'level'\n"
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     """The int8 model installed, on trial."""
-    store = ModelStore(tmp_path / "models")
+    return installed(tmp_path)
+
+
+def installed(folder: Path) -> ModelStore:
+    store = ModelStore(folder / "models")
     bundle = read_bundle("serkit-int8")
     with store.updating():
         store.install(bundle, bundle.path.with_name("serkit-int8.tflite.minisig").read_text())
@@ -68,6 +72,30 @@ def test_a_model_that_does_well_is_accepted(
     assert lines[2:] == ["serkit: serkit-int8 has proven itself and is accepted"]
     assert out == ""  # there is a sink
     assert '"model": "serkit-int8"' in config.with_name("events").read_text()
+
+
+def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech: np.ndarray, tmp_path: Path) -> None:
+    opened: list[FakeSource] = []
+
+    class Installing(FakeSource):
+        def _blocks(self) -> Iterator[np.ndarray]:
+            yield from super()._blocks()
+            if len(opened) == 1:
+                installed(tmp_path)  # as `serkit update` does, in another process
+            os.kill(os.getpid(), signal.SIGHUP if len(opened) == 1 else signal.SIGTERM)
+            yield np.zeros(2 * RATE, np.float32)
+
+    def source(rate: int) -> FakeSource:
+        opened.append(Installing(np.tile(speech, 7), rate, 512))
+        return opened[-1]
+
+    store = ModelStore(tmp_path / "models")
+    Service(config, source=source, store=store).run()
+    assert len(opened) == 2
+    assert store.state().active is not None
+    assert store.state().trial_starts is None
+    lines = config.with_name("events").read_text().splitlines()
+    assert ['"model": "serkit-int8"' in line for line in (lines[0], lines[-1])] == [False, True]
 
 
 @pytest.mark.parametrize("accepted", [False, True])
