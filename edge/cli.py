@@ -18,6 +18,7 @@ from serkit.edge.errors import MicrophoneError, MissingExtraError, SerkitError
 
 #: Commands that live in modules of their own; loaded when they are called.
 _ELSEWHERE = {
+    "serve": "serkit.edge.service_cli",
     "models": "serkit.edge.model_cli",
     "model": "serkit.edge.model_cli",
     "update": "serkit.edge.update_cli",
@@ -95,13 +96,16 @@ def main() -> None:
 
 
 _model = click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+_engines = click.Choice(["auto", "litert", "tflite-runtime"])
 _engine = click.option(
     "--engine",
-    type=click.Choice(["auto", "litert", "tflite-runtime"]),
+    type=_engines,
     default="auto",
     show_default=True,
     help="TFLite engine; auto takes LiteRT where it is installed.",
 )
+_own_model = click.option("--model", "-m", help="Bundled model or .tflite file, instead of the configuration's.")
+_own_engine = click.option("--engine", type=_engines, help="TFLite engine, instead of the configuration's.")
 _threads = click.option(
     "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."
 )
@@ -169,14 +173,16 @@ _preset = click.option("--preset", help="driver, assistant or research, instead 
 @main.command()
 @click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
 @click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
-@_model
-@_engine
+@_own_model
+@_own_engine
 @_own_threads
 @_hop
 @as_json
 @_preset
 @click.option(
-    "--config", type=click.Path(path_type=Path), help="TOML: preset, [decision], [vad], [pace] and the sinks' tables."
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML: model, device, preset, [decision], [vad], [pace] and the sinks' tables.",
 )
 @_web
 @click.option("--record", type=click.Path(path_type=Path), help="Write all audio that is heard to this new file.")

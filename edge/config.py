@@ -1,10 +1,10 @@
-"""The configuration file of `serkit listen`: TOML, every table a dataclass of settings."""
+"""The configuration file of `serkit listen` and `serkit serve`: TOML, every table a dataclass of settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from serkit.edge.decision import DecisionSettings, preset_values
 from serkit.edge.errors import SettingsError
@@ -23,6 +23,9 @@ class Config:
     """A whole configuration.
 
     Attributes:
+        model: Bundled model or .tflite file.
+        device: Microphone: number or part of its name; None for the system's default.
+        engine: What runs the model: ``litert``, ``tflite-runtime``, or ``auto``, the first that is installed.
         preset: What ``decision`` began with.
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.
@@ -33,6 +36,9 @@ class Config:
         web: The live web page.
     """
 
+    model: str = "default"
+    device: str | None = None
+    engine: Literal["auto", "litert", "tflite-runtime"] = "auto"
     preset: str | None = None
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     vad: VadSettings = field(default_factory=VadSettings)

@@ -112,15 +112,18 @@ class Engine:
                 not encoded again.
 
         Raises:
-            ModelError: The window has another shape than the model's, or the model answers NaN.
+            ModelError: The window has another shape than the model's, the engine fails, or the model answers NaN.
         """
         x = np.asarray(window, np.float32)
         if x.shape != self.input_shape:
             raise ModelError(f"window of shape {x.shape}; this model needs {self.input_shape}")
-        self._interpreter.reset_all_variables()
-        if self._encode is not None:
-            x = self._encoded(x, hop)
-        out = self._classify(x)
+        try:
+            self._interpreter.reset_all_variables()
+            if self._encode is not None:
+                x = self._encoded(x, hop)
+            out = self._classify(x)
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{self.name} fails at a window ({error}); convert the model again") from None
         if not np.all(np.isfinite(out)):
             raise ModelError("the model answers with values that are no numbers; convert it again")
         return out

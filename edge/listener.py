@@ -41,6 +41,7 @@ class Health:
         scored: Windows the model was asked about; the rest held no speech.
         hop_s: From one window to the next, as it is now, s.
         latency_ms: From the arrival of a window's last block to its event, ms.
+        load: Share of the time that processing took, in the last 10 s of a live source.
         notices: Status events so far.
     """
 
@@ -49,6 +50,7 @@ class Health:
     scored: int = 0
     hop_s: float = 0.0
     latency_ms: float = 0.0
+    load: float = 0.0
     notices: int = 0
 
 
@@ -66,6 +68,7 @@ class Listener:
         sinks: Where events go.
         gate: What judges whether somebody speaks; None where levels alone do.
         health: Counters.
+        heartbeat: Called after every window, when its events were taken; what it raises ends the stream.
 
     Raises:
         AudioError: While iterating: the stream ended before one frame of audio.
@@ -93,6 +96,8 @@ class Listener:
         self.answers = decision.answers
         self._decision = decision
         self.gate = gate
+        self.heartbeat: Callable[[], None] | None = None
+        self._stopping = False
         self._muted = False
         self._arrived = 0.0  # monotonic time of the newest block
         self._started: list[Sink] = []
@@ -107,6 +112,10 @@ class Listener:
     def mute(self, muted: bool = True) -> None:
         """Stop hearing, or go on, at once; from any thread."""
         self._muted = muted
+
+    def stop(self) -> None:
+        """End the stream in order, as if the source had ended; from any thread or signal handler."""
+        self._stopping = True
 
     def __enter__(self) -> Self:
         self._open()
@@ -192,9 +201,11 @@ class Listener:
                 if event.time_s == time_s:  # else it is about an utterance
                     event = replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
                 yield event
+            if self.heartbeat is not None:
+                self.heartbeat()
         yield from self._decision.end()
         yield from self._notices(time_s)
-        if not self.health.windows:
+        if not self.health.windows and not self._stopping:
             f = self.recognizer.bundle.frontend
             raise AudioError(
                 f"the stream ended before {f.win_length / f.sample_rate:g} s of audio; nothing could be heard"
@@ -204,6 +215,8 @@ class Listener:
         """The source's blocks, silent while muted."""
         rate = self.recognizer.bundle.frontend.sample_rate
         for block in paced(self._source, rate) if self._realtime else self._source:
+            if self._stopping:
+                return
             self._arrived = time.monotonic()
             self.health.audio_s += len(block) / rate
             heard = np.zeros_like(block) if self.muted else block
@@ -212,7 +225,7 @@ class Listener:
             yield heard
             if self._pace is not None:
                 self._pace.worked(time.monotonic() - self._arrived, len(block) / rate)
-                self.health.hop_s = self._pace.hop_s
+                self.health.hop_s, self.health.load = self._pace.hop_s, self._pace.load
 
     def _notices(self, time_s: float) -> Iterator[Event]:
         """What the source, the pace, the recording and the sinks have to say."""
@@ -235,12 +248,12 @@ class Listener:
 def listen(
     source: str | Path | Callable[[int], Source] = "mic",
     *,
-    model: str | Path = "default",
+    model: str | Path | None = None,
     preset: str | None = None,
     config: Config | str | Path | None = None,
     device: str | None = None,
     block_size: int | None = 512,
-    engine: str = "auto",
+    engine: str | None = None,
     threads: int | None = None,
     hop_s: float | None = None,
     realtime: bool = False,
@@ -252,12 +265,12 @@ def listen(
 
     Args:
         source: ``"mic"``, an audio file, ``"-"`` for standard input, or what makes a `Source` of the model's rate, Hz.
-        model: Bundled model or .tflite file.
+        model: Bundled model or .tflite file, instead of the configuration's.
         preset: Name of a preset, instead of the configuration's.
         config: A configuration, or the TOML file that holds one.
-        device: Microphone: number or part of its name.
+        device: Microphone: number or part of its name, instead of the configuration's.
         block_size: Samples per block; results never depend on it.
-        engine: ``auto``, ``litert`` or ``tflite-runtime``.
+        engine: ``auto``, ``litert`` or ``tflite-runtime``, instead of the configuration's.
         threads: Of one inference, instead of the configuration's.
         hop_s: Score a window so often, s, instead of as the configuration says; made longer up to a multiple of the
             model's own hop.
@@ -273,13 +286,13 @@ def listen(
         raise SettingsError("preset and a Config are both given; read_config(path, preset) makes one of the two")
     if not isinstance(config, Config):
         config = read_config(None if config is None else Path(config), preset)
-    bundle = read_bundle(model)
+    bundle = read_bundle(config.model if model is None else model)
     rate = bundle.frontend.sample_rate
     frame_s = bundle.frontend.hop_length / rate
     window_s, own_hop_s = bundle.window.n_frames * frame_s, bundle.window.hop_frames * frame_s
     paced_by = config.pace if hop_s is None else replace(config.pace, hops=hops_of(hop_s, own_hop_s))
     pace = Pace(paced_by, window_s, own_hop_s)
-    recognizer = Recognizer(bundle, engine, paced_by.threads if threads is None else threads)
+    recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads)
     all_sinks = [*config.sinks(), *sinks]
     decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s)
     gate = VoiceGate(rate, config.vad)
@@ -289,7 +302,7 @@ def listen(
     elif source == "mic":
         from serkit.edge.microphone import Microphone
 
-        opened = Microphone(rate, block_size, device=device, wait=wait)
+        opened = Microphone(rate, block_size, device=config.device if device is None else device, wait=wait)
     elif source == "-":
         opened = PipeSource(rate, block_size)
     else:

@@ -75,6 +75,7 @@ class Pace:
     Attributes:
         live: Whether the stream is a live one; others never depend on the machine.
         hops: Windows whose number is a multiple of it are due.
+        load: Share of the time that processing took, in the last 10 s of a live stream.
 
     Raises:
         SettingsError: ``hops`` would leave audio out.
@@ -95,7 +96,7 @@ class Pace:
                 f"a window every {settings.hops * hop_s:g} s leaves audio out: the model's are {window_s:g} s long; "
                 f"choose a hop of at most {longest * hop_s:g} s (hops = {longest})"
             )
-        self.live, self.hops = live, settings.hops
+        self.live, self.hops, self.load = live, settings.hops, 0.0
         self._settings, self._hop_s, self._thermal = settings, hop_s, thermal
         self._most = min(longest, _MAX_SLOWER * settings.hops)
         self._busy_s = self._audio_s = 0.0  # of this interval
@@ -116,7 +117,8 @@ class Pace:
         self._busy_s += busy_s
         self._audio_s += audio_s
         if self.live and self._audio_s >= _INTERVAL_S:
-            self._judge(self._busy_s / self._audio_s, hottest(self._thermal))
+            self.load = self._busy_s / self._audio_s
+            self._judge(self.load, hottest(self._thermal))
             self._busy_s = self._audio_s = 0.0
 
     def _judge(self, load: float, celsius: float | None) -> None:

@@ -29,6 +29,7 @@ _QUEUE_LINES = 2000  # kept while the file cannot be written; about eight minute
 _RETRY_S = 1.0
 _HANGS_S = 5.0  # a file system that takes longer is said to hang
 _CLOSE_S = 2.0
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # troubles of a disk, not of the settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class JsonLines(Sink):
         self._thread: threading.Thread | None = None
 
     def start(self, listener: Listener) -> None:
-        """Make sure that the file can be written.
+        """Make sure that the file can be written; a disk that is full or read-only is waited for.
 
         Raises:
             SettingsError: It cannot.
@@ -89,7 +90,9 @@ class JsonLines(Sink):
             error = ready.get(timeout=_HANGS_S)
         except queue.Empty:  # the file system hangs: it may come back
             return
-        if error is not None:
+        if error is not None and error.errno in _PASSING:
+            self._trouble(f"cannot be written ({error.strerror})")
+        elif error is not None:
             raise SettingsError(
                 f"json_lines: {self.path} cannot be written ({error.strerror or error}); create the folder, "
                 "allow this user to write to it, or correct path"

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from serkit.convert import export as export_module
-from serkit.convert.bundle import convert_run
+from serkit.convert.bundle import MIN_SERKIT, convert_run
 from serkit.convert.export import FORMATS, export
-from serkit.edge.bundle import read_bundle
+from serkit.edge.bundle import read_bundle, read_signed
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
+from serkit.edge.probe import probe
 from serkit.edge.window import softmax
 from serkit.train.runs import load_run
 
@@ -92,8 +93,20 @@ def test_what_cannot_be_converted_says_why(tiny_run: Path, tmp_path: Path) -> No
         convert_run(tiny_run, "int4", tmp_path / "m.tflite")
     with pytest.raises(SettingsError, match=r"a bundle's name ends in \.tflite"):
         convert_run(tiny_run, "int8", tmp_path / "model.bin")
+    with pytest.raises(SettingsError, match="version 0: a model's version is 1 or more"):
+        convert_run(tiny_run, "int8", tmp_path / "m.tflite", version=0)
     with pytest.raises(SettingsError, match=r"no folder .*gone; make it first"):
         convert_run(tiny_run, "int8", tmp_path / "gone" / "m.tflite")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_bundle_passes_its_own_golden_windows(tiny_bundles: dict[str, Path], format: str) -> None:
+    bundle = read_bundle(str(tiny_bundles[format]))
+    assert bundle.info["min_serkit"] == MIN_SERKIT
+    assert bundle.version > 202600000000  # the minute it was converted
+    assert f" version {bundle.version} " in read_signed(tiny_bundles[format])[1]
+    assert np.asarray(bundle.info["golden"]).shape == (4, len(bundle.labels))
+    assert probe(bundle).deviation <= 1e-5
 
 
 def test_model_json_is_plain(tiny_bundles: dict[str, Path]) -> None:

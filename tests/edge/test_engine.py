@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import ENGINES, Engine, available_engines, dequantize, quantize
 from serkit.edge.errors import MissingExtraError, ModelError
 
@@ -129,3 +130,15 @@ def test_hops_that_were_left_out_are_encoded_when_a_window_needs_them(hops: list
     assert len(encoded) == len(set(encoded)) == len({h + i for h in hops for i in range(4)})
     for h, w in windows.items():
         assert np.array_equal(engine.logits(w), streamed[h])
+
+
+def test_an_engine_that_fails_in_service_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle("default")
+    engine = Engine(bundle.data, bundle.window.hop_frames)
+
+    def fails(x: np.ndarray) -> np.ndarray:
+        raise RuntimeError("tensor_index out of range")
+
+    monkeypatch.setattr(engine, "_classify", fails)
+    with pytest.raises(ModelError, match="fails at a window \\(tensor_index out of range\\); convert the model again"):
+        engine.logits(np.zeros(engine.input_shape, np.float32))

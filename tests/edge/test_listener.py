@@ -229,3 +229,26 @@ def test_mute_in_a_pause_and_at_once_again(model: Path, speech: np.ndarray) -> N
 def test_a_configuration_and_a_preset_do_not_go_together(model: Path, speech: np.ndarray) -> None:
     with pytest.raises(SettingsError, match="preset and a Config are both given"):
         serkit.listen(fake(speech), model=model, config=BY_LEVEL, preset="research")
+
+
+def test_model_and_engine_are_the_configurations_where_none_is_named(speech: np.ndarray) -> None:
+    config = replace(BY_LEVEL, model="serkit-int8", engine="litert")
+    with serkit.listen(fake(speech), config=config) as listener:
+        assert (listener.recognizer.bundle.name, listener.recognizer.engine.name) == ("serkit-int8", "litert")
+    with serkit.listen(fake(speech), config=config, model="serkit-dynamic") as listener:
+        assert listener.recognizer.bundle.name == "serkit-dynamic"
+
+
+def test_the_heart_beats_with_every_window_and_the_stream_ends_when_told(speech: np.ndarray) -> None:
+    with serkit.listen(fake(np.tile(speech, 3)), config=BY_LEVEL) as listener:
+        windows: list[int] = []
+
+        def beat() -> None:
+            windows.append(listener.health.windows)
+            if len(windows) == 4:
+                listener.stop()
+
+        listener.heartbeat = beat
+        events = list(listener)
+    assert windows[:4] == [1, 2, 3, 4]
+    assert events[-1].time_s < 5  # of 15

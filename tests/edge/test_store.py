@@ -244,7 +244,7 @@ class Disk:
         self._pending: list[tuple[str, str, int]] = []  # old name, new name, inode; "" is no name
         self._bytes: dict[int, bytes] = {}
         self._synced: dict[int, bytes] = {}
-        self._files: dict[int, int] = {}  # descriptor to inode
+        self.files: dict[int, int] = {}  # descriptor to inode
         for path in folder.iterdir():
             inode = next(self._inodes)
             self._names[path.name], self._bytes[inode], self._synced[inode] = (
@@ -262,7 +262,7 @@ class Disk:
                 self._operation()
             file: int = real["open"](path, flags, mode)
             if made:
-                self._files[file] = inode = next(self._inodes)
+                self.files[file] = inode = next(self._inodes)
                 self._bytes[inode] = self._synced[inode] = b""
                 self._name("", path.name, inode)
             return file
@@ -270,20 +270,20 @@ class Disk:
         def written(file: int, data: bytes) -> int:
             self._operation()
             n: int = real["write"](file, data)
-            self._bytes[self._files[file]] += bytes(data[:n])
+            self._bytes[self.files[file]] += bytes(data[:n])
             return n
 
         def synced(file: int) -> None:
             self._operation()
             real["fsync"](file)
-            if file in self._files:
-                self._synced[self._files[file]] = self._bytes[self._files[file]]
+            if file in self.files:
+                self._synced[self.files[file]] = self._bytes[self.files[file]]
             else:
                 self._names, self._pending = dict(self._now), []
 
         def closed(file: int) -> None:
             real["close"](file)
-            self._files.pop(file, None)
+            self.files.pop(file, None)
 
         def replaced(path: Path, target: Path) -> Path:
             self._operation()
@@ -389,6 +389,27 @@ def test_a_power_cut_at_any_instant_leaves_the_old_or_the_new(
         install(booted, bundles[2], accepted=True)
         assert active(booted) == 3
         assert len(list(booted.folder.iterdir())) <= 5  # two models, their signatures, the state
+
+
+@pytest.mark.parametrize("forgotten", ["bytes", "names"])
+def test_the_disk_shows_what_is_not_synced(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], forgotten: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test above is worth something: without a sync, a cut leaves a model that is named and not there."""
+    install(store, bundles[0], accepted=True)
+    disk = Disk(store.folder, monkeypatch)
+    synced = store_module.os.fsync
+    monkeypatch.setattr(
+        store_module.os, "fsync", lambda file: synced(file) if (file in disk.files) == (forgotten == "names") else None
+    )
+    store.install(*bundles[1])
+    monkeypatch.undo()
+    bad = 0
+    for files in disk.left:
+        shutil.rmtree(store.folder)
+        fill(store.folder, dict(files))
+        bad += any("damaged" in line or "rolled back" in line for line in ModelStore(store.folder).begin())
+    assert bad
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> None:
