@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-.PHONY: demo test setup check format bench arm-test arm-bench dist clean
+.PHONY: demo test setup check format bench arm-test arm-bench deb deb-test dist clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/serkit demo
@@ -31,6 +31,17 @@ arm-test:
 
 arm-bench: $(FULL)/.installed
 	$(FULL)/bin/serkit bench arm --out benchmarks/results/arm.json
+
+# Debian packages for Debian 12; `make deb DEB_RELEASE=jammy` for JetPack 6, trixie for Debian 13. See deploy/README.md.
+DEB_RELEASE ?= bookworm
+deb:
+	deploy/debian/build arm64 $(DEB_RELEASE)
+	deploy/debian/build amd64 $(DEB_RELEASE)
+
+# As root: `apt install lintian mmdebstrap arch-test`.
+deb-test: deb
+	deploy/debian/check dist/serkit_*.deb
+	deploy/debian/check again dist/serkit_*.deb
 
 dist: $(FULL)/.installed
 	$(FULL)/bin/python -m build
