@@ -6,13 +6,15 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from serkit.edge.cli import as_json
 from serkit.edge.errors import ModelError
-from serkit.edge.store import ModelStore
+
+if TYPE_CHECKING:
+    from serkit.edge.store import ModelStore
 
 
 @click.command()
@@ -57,6 +59,7 @@ def update(
     """
     from serkit.edge import update as updates
     from serkit.edge.signature import state_folder
+    from serkit.edge.store import ModelStore
 
     if (file is not None) + status + roll_back != 1:
         raise click.UsageError("give a FILE, --status or --roll-back")
