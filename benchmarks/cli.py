@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from serkit.benchmarks import cost_cli
+from serkit.benchmarks.fleet_cli import fleet
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
 from serkit.train.cli import data_option, out_option, prepare_keras
@@ -334,7 +335,7 @@ def arm(data: Path | None, cores: str, out: Path | None, as_json: bool) -> None:
         write_results(out, "arm", rows)
 
 
-for _command in cost_cli.COMMANDS:
+for _command in (*cost_cli.COMMANDS, fleet):
     bench.add_command(_command)
 
 

@@ -48,9 +48,11 @@ class Source:
         sample_rate: Hz, of the blocks.
         block_size: Samples per block (the last one may be shorter); None gives blocks as they come.
         live: Whether audio comes at the pace of time, and is lost when nobody takes it.
+        dropped_samples: Samples that a live source dropped because nobody took them in time.
     """
 
     live = False
+    dropped_samples = 0
 
     def __init__(self, sample_rate: int, block_size: int | None = None) -> None:
         if block_size is not None and block_size < 1:

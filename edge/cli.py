@@ -22,6 +22,7 @@ _ELSEWHERE = {
     "models": "serkit.edge.model_cli",
     "model": "serkit.edge.model_cli",
     "update": "serkit.edge.update_cli",
+    "fleet": "serkit.edge.fleet_cli",
     "train": "serkit.train.cli",
     "sweep": "serkit.train.cli",
     "ensemble": "serkit.train.cli",

@@ -11,8 +11,9 @@ from serkit.edge.errors import SettingsError
 from serkit.edge.pace import PaceSettings
 from serkit.edge.settings import build, read_toml
 from serkit.edge.sinks import Sink
+from serkit.edge.sinks.broker import MqttSettings
 from serkit.edge.sinks.json_lines import JsonLines, JsonLinesSettings
-from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
+from serkit.edge.sinks.mqtt import Mqtt
 from serkit.edge.sinks.prometheus import Prometheus, PrometheusSettings
 from serkit.edge.sinks.web import WebPage, WebSettings
 from serkit.edge.vad import VadSettings

@@ -19,6 +19,10 @@ class MicrophoneError(SerkitError, RuntimeError):
     """No microphone, or it cannot be opened."""
 
 
+class BrokerError(SerkitError, ConnectionError):
+    """An MQTT broker cannot be reached, or ended the connection."""
+
+
 class SettingsError(SerkitError, ValueError):
     """A setting, a recipe or a combination of options makes no sense."""
 

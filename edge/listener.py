@@ -37,6 +37,7 @@ class Health:
 
     Attributes:
         audio_s: Audio heard, s.
+        dropped_s: Audio that was dropped because this machine was too busy to take it, s.
         windows: Windows decided on.
         scored: Windows the model was asked about; the rest held no speech.
         hop_s: From one window to the next, as it is now, s.
@@ -46,6 +47,7 @@ class Health:
     """
 
     audio_s: float = 0.0
+    dropped_s: float = 0.0
     windows: int = 0
     scored: int = 0
     hop_s: float = 0.0
@@ -219,6 +221,7 @@ class Listener:
                 return
             self._arrived = time.monotonic()
             self.health.audio_s += len(block) / rate
+            self.health.dropped_s = self._source.dropped_samples / rate
             heard = np.zeros_like(block) if self.muted else block
             if self._recorder is not None:
                 self._recorder.push(heard)

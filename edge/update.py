@@ -124,22 +124,31 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
     return key, not revoked
 
 
+def service_pid() -> int | None:
+    """The process of the running `serkit serve`; None: none runs."""
+    path = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/serkit") / "pid"
+    try:
+        pid = int(path.read_text())
+        if Path("/proc/self").exists() and b"serkit" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return None  # a pid that was given to another program since
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
 def reload_service() -> bool:
     """Ask a running `serkit serve` to load its model again; whether one runs.
 
     Raises:
         SerkitError: It runs, and belongs to somebody else.
     """
-    path = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/serkit") / "pid"
+    if (pid := service_pid()) is None:
+        return False
     try:
-        pid = int(path.read_text())
-        command = Path(f"/proc/{pid}/cmdline")
-        if Path("/proc/self").exists() and b"serkit" not in command.read_bytes():
-            return False  # a pid that was given to another program since
         os.kill(pid, signal.SIGHUP)
     except PermissionError:
         raise SerkitError("the service cannot be told to reload; run this with sudo, or restart it") from None
-    except (OSError, ValueError):
+    except OSError:  # gone meanwhile
         return False
     return True
 

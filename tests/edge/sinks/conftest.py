@@ -15,7 +15,7 @@ from serkit.edge.listener import Listener
 @pytest.fixture
 def listener() -> Listener:
     nothing: Any = SimpleNamespace(close=lambda: None, notice=lambda: None)
-    recognizer: Any = SimpleNamespace(bundle=SimpleNamespace(name="tiny"))
+    recognizer: Any = SimpleNamespace(bundle=SimpleNamespace(name="tiny", version=3))
     decision: Any = SimpleNamespace(answers=("calm", "angry"))
     return Listener(recognizer, nothing, decision)
 

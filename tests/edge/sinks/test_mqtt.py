@@ -28,7 +28,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from serkit.edge.config import Config, read_config
 from serkit.edge.errors import MissingExtraError, SettingsError
 from serkit.edge.listener import Listener
-from serkit.edge.sinks.mqtt import Mqtt, MqttSettings, discovery
+from serkit.edge.sinks.broker import MqttSettings
+from serkit.edge.sinks.home_assistant import discovery
+from serkit.edge.sinks.mqtt import Mqtt
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="needs a broker: `sudo apt install mosquitto`")
@@ -269,7 +271,8 @@ def test_the_last_will(broker: Broker, consume: Any) -> None:
 import time
 from types import SimpleNamespace as N
 from serkit.edge.listener import Listener
-from serkit.edge.sinks.mqtt import Mqtt, MqttSettings
+from serkit.edge.sinks.broker import MqttSettings
+from serkit.edge.sinks.mqtt import Mqtt
 listener = Listener(N(bundle=N(name="tiny")), N(close=lambda: 0), N(answers=("calm",)))
 Mqtt(MqttSettings(host="127.0.0.1", port={broker.port}, name="car")).start(listener)
 time.sleep(60)
@@ -311,7 +314,7 @@ def test_a_retained_command_is_old_and_ignored(broker: Broker, start: Any, consu
     wait_until(lambda: consumer.seen)
     listener.mute()
     sink = start(broker.port)
-    wait_until(lambda: sink._odd_command)
+    wait_until(lambda: sink._odd)
     assert listener.muted
     assert notices(sink) == ["a retained command on serkit/car/mute/set ignored; publish ON or OFF, not retained"]
 
