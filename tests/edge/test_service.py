@@ -67,7 +67,8 @@ def test_a_model_that_does_well_is_accepted(
     assert store.state().trial_starts is None
     out, err = capfd.readouterr()
     lines = err.splitlines()
-    assert lines[0] == "serkit: serkit-int8 version 0 is on trial, start 1 of 3"
+    version = read_bundle("serkit-int8").info["version"]
+    assert lines[0] == f"serkit: serkit-int8 version {version} is on trial, start 1 of 3"
     assert lines[1].startswith("serkit: serkit-int8 (int8, ")
     assert lines[2:] == ["serkit: serkit-int8 has proven itself and is accepted"]
     assert out == ""  # there is a sink

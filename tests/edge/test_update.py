@@ -206,10 +206,12 @@ def test_what_may_be_asked_for(store: ModelStore, new: Path) -> None:
 
 def test_the_first_model_is_compared_with_the_configuration(new: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "other" / "models")
-    made(new, labels=["tired", *INFO["labels"][1:]])  # type: ignore[index]
+    newer = int(str(INFO["version"])) + 1
+    made(new, newer, labels=["tired", *INFO["labels"][1:]])  # type: ignore[index]
     assert "those in use neutral" in run(store, new).stderr
+    assert f"version 2 is not newer than version {newer - 1}" in run(store, made(new)).stderr
     assert store.active() is None
-    assert run(store, made(new)).exit_code == 0
+    assert run(store, made(new, newer)).exit_code == 0
 
 
 def test_a_corrupt_but_signed_file_harms_nobody(new: Path) -> None:
