@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-.PHONY: demo test setup check format bench arm-test arm-bench dist clean
+.PHONY: demo test setup check format bench arm-test arm-bench image image-test dist clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/serkit demo
@@ -31,6 +31,15 @@ arm-test:
 
 arm-bench: $(FULL)/.installed
 	$(FULL)/bin/serkit bench arm --out benchmarks/results/arm.json
+
+# As root: `apt install mmdebstrap arch-test qemu-user-static mtools dosfstools fdisk kmod`, and serkit's package in dist/.
+image:
+	deploy/pi/build image
+
+# In QEMU: `apt install qemu-system-arm mtools fdisk e2fsprogs openssh-client`.
+image-test: $(FULL)/.installed
+	$(FULL)/bin/python deploy/pi/boot_test.py virt dist/serkit-pi-bookworm.img
+	$(FULL)/bin/python deploy/pi/boot_test.py raspi3b dist/serkit-pi-bookworm.img
 
 dist: $(FULL)/.installed
 	$(FULL)/bin/python -m build
