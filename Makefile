@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-.PHONY: demo test setup check format bench arm-test arm-bench deb deb-test dist clean
+.PHONY: demo test setup check format bench arm-test arm-bench deb deb-test image image-test dist clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/serkit demo
@@ -42,6 +42,15 @@ deb:
 deb-test: deb
 	deploy/debian/check dist/serkit_*.deb
 	deploy/debian/check again dist/serkit_*.deb
+
+# As root: `apt install mmdebstrap arch-test qemu-user-static mtools dosfstools fdisk kmod`, and serkit's package in dist/.
+image:
+	deploy/pi/build image
+
+# In QEMU: `apt install qemu-system-arm mtools fdisk e2fsprogs openssh-client`.
+image-test: $(FULL)/.installed
+	$(FULL)/bin/python deploy/pi/boot_test.py virt dist/serkit-pi-bookworm.img
+	$(FULL)/bin/python deploy/pi/boot_test.py raspi3b dist/serkit-pi-bookworm.img
 
 dist: $(FULL)/.installed
 	$(FULL)/bin/python -m build
