@@ -7,8 +7,10 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import re
 import stat
+import subprocess
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -232,3 +234,40 @@ Description: two
     document = json.loads(json.dumps(sbom.document(found, "serkit-pi")))
     assert document["metadata"]["timestamp"] == "1970-01-01T00:00:00Z"
     assert document["metadata"]["component"]["version"] == "1.2~git1+py3.11"
+
+
+@pytest.mark.parametrize(
+    ("found", "checks", "code", "said"),
+    [
+        ("echo ext4", (0,), 0, ""),
+        ("echo ext4", (1,), 0, ""),
+        ("echo ext4", (4, 1), 0, ""),
+        ("echo ext4", (4, 4), None, "beyond repair and is made anew"),
+        ("echo ext4", (8, 8), 1, "cannot be checked (e2fsck: 8)"),
+        ("echo ext4", (4, 12), 1, "cannot be checked (e2fsck: 12)"),
+        ("exit 8", (), 1, "cannot be read"),
+    ],
+)
+def test_only_what_is_beyond_repair_is_made_anew(
+    tmp_path: Path, found: str, checks: tuple[int, ...], code: int | None, said: str
+) -> None:
+    results = " ".join(str(c) for c in checks)
+    scripts = {
+        "blkid": found,
+        "e2fsck": f"n=$(cat {tmp_path}/n 2>/dev/null || echo 1); echo $((n + 1)) > {tmp_path}/n; "
+        f"set -- {results}; shift $((n - 1)); exit $1",
+        **dict.fromkeys(("sfdisk", "partx", "mkfs.ext4", "udevadm", "sync", "flock"), f"echo $0 >> {tmp_path}/made"),
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", str(PI / "root/usr/local/lib/serkit/data"), "/dev/null"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert said in done.stdout
+    if code is not None:
+        assert done.returncode == code
+        assert not (tmp_path / "made").exists()
