@@ -419,6 +419,25 @@ def test_devices_that_are_away_or_take_no_updates_are_told_of(device: Any, seen:
     assert not [*outcome.accepted, *outcome.failed, *outcome.left]
 
 
+def test_what_a_controller_that_died_asked_for_is_taken_back(device: Any, seen: Seen, fleet: Any) -> None:
+    car, van = device("car"), device("van")
+    all_report(seen, ["car", "van"])
+    van.close()
+    wait_until(lambda: ("serkit/van/availability", b"offline") in seen.messages)
+    old = "f" * 16
+    for name in ("car", "van"):
+        seen.put(f"serkit/{name}/update/set", old, retain=True)
+    seen.put(f"{MODELS_TOPIC}/{old}", b"x", retain=True)
+    with fleet() as controller:
+        assert controller.roll_out(DATA, SIGNATURE).accepted == ["car"]
+    assert car.models.running().id == ID
+    retained = Seen(MqttSettings(host="127.0.0.1", port=seen.client.port))
+    retained.put("end", "")
+    wait_until(lambda: ("end", b"") in retained.messages)
+    retained.close()
+    assert not [t for t, _ in retained.messages if t.endswith("/set") or t.startswith(MODELS_TOPIC)]
+
+
 def test_a_full_disk_is_a_reason(device: Any, seen: Seen, fleet: Any) -> None:
     car = device("car")
     all_report(seen, ["car"])
