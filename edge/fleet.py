@@ -200,9 +200,10 @@ class Fleet:
 
         Raises:
             BrokerError: The connection is lost for good.
+            ModelError: The model is too large to be sent.
             SettingsError: ``waves`` makes no sense.
         """
-        id, outcome = digest(data), Outcome()
+        id, message, outcome = digest(data), pack(data, signature), Outcome()
         devices = self.devices()
         outcome.absent = [d.name for d in devices if not d.online or d.update is None]
         there = [d for d in devices if d.online and d.update is not None]
@@ -212,7 +213,7 @@ class Fleet:
         outcome.already = [d.name for d in there if _verdict(d, id) == "accepted"]
         asked: list[str] = []
         self._take_back(devices)
-        self._publish([(f"{MODELS_TOPIC}/{id}", pack(data, signature))], retain=True)
+        self._publish([(f"{MODELS_TOPIC}/{id}", message)], retain=True)
         try:
             before = 0
             for number, size in enumerate(sizes, 1):

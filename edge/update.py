@@ -69,6 +69,7 @@ def install_model(
                 "--allow-labels takes it all the same"
             )
         try:
+            store.refuse(digest(data), "its test did not end")  # stays if we do not survive it; installing forgets it
             health = probe(bundle)
         except ModelError as error:
             store.refuse(digest(data), str(error))

@@ -25,7 +25,7 @@ from serkit.benchmarks.simulated import SimulatedDevice, SimulatedModels
 from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import find_model, parse_bundle, read_bundle, read_signed
 from serkit.edge.cli import main
-from serkit.edge.errors import SettingsError
+from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.events import Event
 from serkit.edge.fleet import Fleet, wave_sizes
 from serkit.edge.roll_out import MODELS_TOPIC, Answer, pack, read_answer
@@ -33,6 +33,7 @@ from serkit.edge.signature import signing_key
 from serkit.edge.sinks.broker import MqttSettings, new_client
 from serkit.edge.sinks.mqtt import Mqtt
 from serkit.edge.store import ModelStore, digest
+from serkit.edge.stored_models import service_models
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs a broker: `sudo apt install mosquitto`")
 MODEL = find_model("default")
@@ -536,6 +537,32 @@ def test_a_service_installs_what_update_would(
         sink.close()
     assert service.store.state().active.version == VERSION + 5
     assert list(iter(sink.notice, None)) == []
+
+
+def test_a_model_whose_test_nobody_survived_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeService(tmp_path / "state", monkeypatch)
+    models = service_models(read_bundle(MODEL))
+    assert models is not None
+    better = bundle_of(VERSION + 5, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("serkit.edge.update.probe", lambda *_, **__: sys.exit("out of memory"))
+        with pytest.raises(SystemExit):
+            models.install(*better)
+    after = service_models(read_bundle(MODEL))  # in the process that systemd started next
+    assert after is not None
+    answer = after.judged(digest(better[0]))
+    assert answer is not None
+    assert (answer.verdict, answer.reason) == ("refused", "its test did not end")
+    with pytest.raises(ModelError, match=r"failed here before \(its test did not end\); --retry tries it again"):
+        after.install(*better)
+    newer = bundle_of(VERSION + 6, tmp_path)
+    after.install(*newer)
+    assert digest(newer[0]) not in ModelStore(tmp_path / "state" / "models").state().refused
+
+
+def test_a_model_too_large_for_devices_is_not_sent(fleet: Any) -> None:
+    with fleet() as controller, pytest.raises(ModelError, match="4194304 are the most"):
+        controller.roll_out(bytes(4 * 2**20), SIGNATURE)
 
 
 #: The real service, which hears noise and does not take long to trust a model.
