@@ -8,6 +8,7 @@ By sd_notify(3) it tells:
   that hangs, and a process that is stopped, end the heartbeat. A microphone that is lost does not: its silence is
   heard in its place, the loop goes on, and `serkit.edge.microphone` brings it back by itself.
 - ``RELOADING=1`` on SIGHUP. The configuration is read again; one that cannot be used is refused, and the old one stays.
+  A model that was installed or rolled back meanwhile is loaded in both cases.
 - ``STOPPING=1`` on SIGTERM and SIGINT. The stream ends as a file does, sinks deliver what they hold, exit code 0.
 
 An installed model (`serkit.edge.store`) that does not load, fails its self-test, answers NaN or cannot keep up is
@@ -122,6 +123,7 @@ class Service:
         runtime = os.environ.get("RUNTIME_DIRECTORY")
         self._runtime = None if not runtime else Path(runtime.split(":")[0])
         self._stop = self._reload = False  # asked for by a signal
+        self._again = False  # the stream was ended to open another
         self._listener: Listener | None = None
         self._stored: Path | None = None  # the installed model in use
         self._on_trial = False  # it is
@@ -177,7 +179,7 @@ class Service:
                 blamed = isinstance(error, ModelError) or (self._on_trial and stored != self._stored)
                 if not (blamed and self._rolled_back(error)):
                     raise
-        self._listener, self._stored, self._ready = listener, stored, False
+        self._listener, self._stored, self._ready, self._again = listener, stored, False, False
         listener.heartbeat = self._beat
         listener.mute(self._muted)
         listener.__enter__()
@@ -217,7 +219,7 @@ class Service:
                     self._remember_mute(listener.muted)
                     say(event.message, WARNING)
                     notify(f"STATUS={event.message}")
-            if not self._stop and self._next is self._config:
+            if not (self._stop or self._again):
                 raise AudioError("the microphone's stream ended; it should not")
             self._uncount()
         finally:
@@ -287,9 +289,11 @@ class Service:
             self._next = self._read()
         except SettingsError as error:
             self._refuse(error)
-            notify("READY=1")
-        else:
-            listener.stop()
+            if self._store is None or self._store.active() == self._stored:
+                notify("READY=1")
+                return
+        self._again = True
+        listener.stop()
 
     def _reopened(self) -> Listener:
         """By the new configuration if it can be used, else by the old one."""

@@ -76,7 +76,10 @@ def test_a_model_that_does_well_is_accepted(
     assert '"model": "serkit-int8"' in config.with_name("events").read_text()
 
 
-def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_model_installed_meanwhile_answers_after_a_reload(
+    mistake: bool, config: Path, speech: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     opened: list[FakeSource] = []
 
     class Installing(FakeSource):
@@ -84,6 +87,8 @@ def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech
             yield from super()._blocks()
             if len(opened) == 1:
                 installed(tmp_path)  # as `serkit update` does, in another process
+                if mistake:
+                    config.write_text("nonesuch = 1")
             os.kill(os.getpid(), signal.SIGHUP if len(opened) == 1 else signal.SIGTERM)
             yield np.zeros(2 * RATE, np.float32)
 
@@ -98,6 +103,7 @@ def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech
     assert store.state().trial_starts is None
     lines = config.with_name("events").read_text().splitlines()
     assert ['"model": "serkit-int8"' in line for line in (lines[0], lines[-1])] == [False, True]
+    assert capfd.readouterr().err.count("the new configuration is refused and the old one stays") == mistake
 
 
 @pytest.mark.parametrize("accepted", [False, True])
