@@ -34,6 +34,7 @@ from serkit.edge.sinks.broker import MqttSettings, new_client
 from serkit.edge.sinks.mqtt import Mqtt
 from serkit.edge.store import ModelStore, digest
 from serkit.edge.stored_models import service_models
+from serkit.edge.stream import Recognizer
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs a broker: `sudo apt install mosquitto`")
 MODEL = find_model("default")
@@ -513,7 +514,7 @@ def test_a_service_installs_what_update_would(
 ) -> None:
     service = FakeService(tmp_path / "state", monkeypatch)
     car = SimulatedDevice(MqttSettings(name="car"), 0.0)
-    car.listener.recognizer.bundle = parse_bundle(DATA, MODEL, "")
+    car.listener.recognizer = Recognizer(parse_bundle(DATA, MODEL, ""))
     sink = Mqtt(MqttSettings(host="127.0.0.1", port=fleet()._settings.port, name="car", updates=True))
     sink.start(car.listener)
     try:
@@ -541,14 +542,14 @@ def test_a_service_installs_what_update_would(
 
 def test_a_model_whose_test_nobody_survived_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeService(tmp_path / "state", monkeypatch)
-    models = service_models(read_bundle(MODEL))
+    models = service_models(Recognizer(read_bundle(MODEL)))
     assert models is not None
     better = bundle_of(VERSION + 5, tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr("serkit.edge.update.probe", lambda *_, **__: sys.exit("out of memory"))
         with pytest.raises(SystemExit):
             models.install(*better)
-    after = service_models(read_bundle(MODEL))  # in the process that systemd started next
+    after = service_models(Recognizer(read_bundle(MODEL)))  # in the process that systemd started next
     assert after is not None
     answer = after.judged(digest(better[0]))
     assert answer is not None
