@@ -111,6 +111,7 @@ class Fleet:
         self._devices: dict[str, Device] = {}
         self._trouble: str | None = None
         self._complete = False
+        self._offered: set[str] = set()  # topics of the models that the broker holds; looked at before a roll-out
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
@@ -186,7 +187,8 @@ class Fleet:
         """Have devices run a model, wave after wave, until all do or too many failed.
 
         Devices that already run it are not asked again, so that a roll-out which was stopped can be gone on with.
-        What is asked for is taken back at the end: nothing is installed later unnoticed.
+        What is asked for is taken back at the end, and what an earlier roll-out that was cut short left is taken back
+        at the start.
 
         Args:
             data: The model file.
@@ -198,9 +200,10 @@ class Fleet:
 
         Raises:
             BrokerError: The connection is lost for good.
+            ModelError: The model is too large to be sent.
             SettingsError: ``waves`` makes no sense.
         """
-        id, outcome = digest(data), Outcome()
+        id, message, outcome = digest(data), pack(data, signature), Outcome()
         devices = self.devices()
         outcome.absent = [d.name for d in devices if not d.online or d.update is None]
         there = [d for d in devices if d.online and d.update is not None]
@@ -209,7 +212,8 @@ class Fleet:
         sizes = wave_sizes(waves, len(there))
         outcome.already = [d.name for d in there if _verdict(d, id) == "accepted"]
         asked: list[str] = []
-        self._publish([(f"{MODELS_TOPIC}/{id}", pack(data, signature))], retain=True)
+        self._take_back(devices)
+        self._publish([(f"{MODELS_TOPIC}/{id}", message)], retain=True)
         try:
             before = 0
             for number, size in enumerate(sizes, 1):
@@ -230,6 +234,19 @@ class Fleet:
             taken_back = [f"{_PREFIX}/{name}/update/set" for name in asked]
             self._publish([(topic, b"") for topic in (*taken_back, f"{MODELS_TOPIC}/{id}")], retain=True)
         return outcome
+
+    def _take_back(self, devices: Sequence[Device]) -> None:
+        """What a controller that died in a roll-out still asks for."""
+        assert self._client is not None
+        with self._changed:
+            self._complete = False
+            self._client.subscribe(f"{MODELS_TOPIC}/+")
+            if not self._changed.wait_for(lambda: self._complete, _PATIENCE_S):
+                raise BrokerError(f"{self._where} does not say which models it holds; check the broker's ACL")
+        self._client.unsubscribe(f"{MODELS_TOPIC}/+")
+        left = [f"{_PREFIX}/{device.name}/update/set" for device in devices]
+        self._publish([(topic, b"") for topic in (*left, *sorted(self._offered))], retain=True)
+        self._offered.clear()
 
     def _ask(self, names: Sequence[str], id: str) -> None:
         old = [name for name in names if _verdict(self._devices[name], id) is not None]  # an old answer is no answer
@@ -300,6 +317,10 @@ class Fleet:
             with self._changed:
                 self._complete = True
                 self._changed.notify_all()
+            return
+        if message.topic.startswith(f"{MODELS_TOPIC}/"):
+            if message.retain:
+                self._offered.add(message.topic)
             return
         _, name, what = message.topic.split("/")
         payload = bytes(message.payload)

@@ -67,13 +67,13 @@ def golden_logits(recognizer: Recognizer) -> npt.NDArray[np.float32]:
     return np.stack(rows)
 
 
-def probe(bundle: Bundle, time_limit_s: float = TIME_LIMIT_S) -> Health:
+def probe(bundle: Bundle, time_limit_s: float = TIME_LIMIT_S, engine: str = "auto") -> Health:
     """Load a verified model in a child process, and compare what it answers with its golden windows.
 
     Raises:
         ModelError: It crashes, hangs, needs too much memory, answers otherwise than where it was made, or is too slow.
     """
-    command = [sys.executable, "-m", "serkit.edge.probe", bundle.path.name]
+    command = [sys.executable, "-m", "serkit.edge.probe", bundle.path.name, engine]
     quiet = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     paths = os.pathsep.join(str(Path(p).absolute()) for p in sys.path if p)  # the child starts in another folder
     try:
@@ -113,9 +113,9 @@ def _limit(memory: int) -> None:
             resource.setrlimit(kind, (limit, limit))
 
 
-def _try(data: bytes, name: str) -> Health:
+def _try(data: bytes, name: str, engine: str) -> Health:
     """In the child."""
-    recognizer = Recognizer(bundle := parse_bundle(data, Path(name), ""))
+    recognizer = Recognizer(bundle := parse_bundle(data, Path(name), ""), engine)
     golden = np.asarray(bundle.info["golden"], np.float64)
     logits = golden_logits(recognizer)
     if golden.shape != logits.shape:
@@ -150,11 +150,11 @@ def _load(recognizer: Recognizer) -> float:
 
 
 def main() -> None:
-    """The child: a bundle's bytes on stdin, its name as argument, one line of JSON out."""
+    """The child: a bundle's bytes on stdin, its name and the engine as arguments, one line of JSON out."""
     _limit(MEMORY_LIMIT)
     data = sys.stdin.buffer.read()
     try:
-        answer: dict[str, Any] = vars(_try(data, sys.argv[1]))
+        answer: dict[str, Any] = vars(_try(data, *sys.argv[1:]))
     except (SerkitError, MemoryError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
         message = str(error) if isinstance(error, SerkitError) else f"{sys.argv[1]}: {error or type(error).__name__}"
         answer = {"refused": message}

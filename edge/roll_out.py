@@ -21,7 +21,7 @@ from serkit.edge.settings import build
 from serkit.edge.store import digest
 
 MODELS_TOPIC = "serkit-fleet/models"
-LARGEST_BYTES = 32 * 2**20  # of a message
+LARGEST_BYTES = 4 * 2**20  # of a message, which a service of at most 256 MB holds twice
 _SIGNATURE_LINES = 4
 _LONGEST_REASON = 300
 _WATCH_S = 1.0  # how often a model on trial is looked at
@@ -66,9 +66,13 @@ def read_answer(payload: bytes) -> Answer:
 
 
 def pack(data: bytes, signature: str) -> bytes:
-    """A model and its signature as one message: the signature's four lines, then the model."""
+    """A model and its signature as one message: the signature's four lines, then the model.
+
+    Raises:
+        ModelError: Too large.
+    """
     lines = signature.splitlines()[:_SIGNATURE_LINES]
-    return b"".join(line.encode() + b"\n" for line in lines) + data
+    return _small_enough(b"".join(line.encode() + b"\n" for line in lines) + data)
 
 
 def unpack(payload: bytes) -> tuple[bytes, str]:
@@ -77,12 +81,16 @@ def unpack(payload: bytes) -> tuple[bytes, str]:
     Raises:
         ModelError: Too large, or not such a message.
     """
-    if len(payload) > LARGEST_BYTES:
-        raise ModelError(f"a message of {len(payload)} bytes; {LARGEST_BYTES} are the most")
-    *lines, data = payload.split(b"\n", _SIGNATURE_LINES)
+    *lines, data = _small_enough(payload).split(b"\n", _SIGNATURE_LINES)
     if len(lines) != _SIGNATURE_LINES or max(map(len, lines)) > 1024:
         raise ModelError("the message is not a signature and a model; publish it with `serkit fleet roll-out`")
     return data, b"\n".join(lines).decode(errors="replace") + "\n"
+
+
+def _small_enough(payload: bytes) -> bytes:
+    if len(payload) > LARGEST_BYTES:
+        raise ModelError(f"a message of {len(payload)} bytes; {LARGEST_BYTES} are the most")
+    return payload
 
 
 class Installer(Protocol):

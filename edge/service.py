@@ -8,10 +8,15 @@ By sd_notify(3) it tells:
   that hangs, and a process that is stopped, end the heartbeat. A microphone that is lost does not: its silence is
   heard in its place, the loop goes on, and `serkit.edge.microphone` brings it back by itself.
 - ``RELOADING=1`` on SIGHUP. The configuration is read again; one that cannot be used is refused, and the old one stays.
+  A model that was installed or rolled back meanwhile is loaded in both cases.
 - ``STOPPING=1`` on SIGTERM and SIGINT. The stream ends as a file does, sinks deliver what they hold, exit code 0.
 
 An installed model (`serkit.edge.store`) that does not load, fails its self-test, answers NaN or cannot keep up is
-rolled back here, and the one before it takes over. Nothing depends on the time of day: the clock is the monotonic one.
+rolled back here, and the one before it takes over. It is accepted after 30 s in which it scored speech; where nobody
+speaks, after 90 s on its self-test alone, for a quiet room shall not keep it on trial for ever. A start that ends in
+order before that does not count, nor does one that fails for another reason than the model.
+
+Nothing depends on the time of day: the clock is the monotonic one.
 """
 
 from __future__ import annotations
@@ -38,6 +43,9 @@ from serkit.edge.stream import Recognizer
 from serkit.edge.systemd import ERROR, INFO, NOTICE, WARNING, notify, say
 
 _TRIAL_S = 30.0  # of audio, that an installed model has to bear before it is accepted
+_TRIAL_WINDOWS = 10  # of them scored, which are those with speech
+_QUIET_TRIAL_S = 90.0  # where there were fewer: silence, muted, no microphone
+_OVERLOAD_S = 13.0  # of audio: longer than one interval of `serkit.edge.pace` and the longest hop, so two intervals
 _SELF_TEST = 4  # windows
 
 
@@ -115,9 +123,11 @@ class Service:
         runtime = os.environ.get("RUNTIME_DIRECTORY")
         self._runtime = None if not runtime else Path(runtime.split(":")[0])
         self._stop = self._reload = False  # asked for by a signal
+        self._again = False  # the stream was ended to open another
         self._listener: Listener | None = None
         self._stored: Path | None = None  # the installed model in use
         self._on_trial = False  # it is
+        self._kept_up_s = 0.0  # audio heard when it last did
         self._ready = self._muted = False
 
     def run(self) -> None:
@@ -146,6 +156,14 @@ class Service:
 
     def _open(self, config: Config) -> Listener:
         """Start to listen, by an installed model that works or else the configuration's."""
+        try:
+            return self._opened(config)
+        except SerkitError as error:
+            if not isinstance(error, ModelError):  # so it is not the model's fault
+                self._uncount()
+            raise
+
+    def _opened(self, config: Config) -> Listener:
         while True:
             stored = None
             if self._store is not None:
@@ -161,7 +179,7 @@ class Service:
                 blamed = isinstance(error, ModelError) or (self._on_trial and stored != self._stored)
                 if not (blamed and self._rolled_back(error)):
                     raise
-        self._listener, self._stored, self._ready = listener, stored, False
+        self._listener, self._stored, self._ready, self._again = listener, stored, False, False
         listener.heartbeat = self._beat
         listener.mute(self._muted)
         listener.__enter__()
@@ -201,8 +219,9 @@ class Service:
                     self._remember_mute(listener.muted)
                     say(event.message, WARNING)
                     notify(f"STATUS={event.message}")
-            if not self._stop and self._next is self._config:
+            if not (self._stop or self._again):
                 raise AudioError("the microphone's stream ended; it should not")
+            self._uncount()
         finally:
             self._listener = None
             if self._stop:
@@ -232,12 +251,24 @@ class Service:
         """Accept a model on trial when it has proven itself, or end the stream."""
         assert self._store is not None
         health, name = listener.health, listener.recognizer.bundle.name
-        if health.load > 1:
+        if health.load <= 1:
+            self._kept_up_s = health.audio_s
+        elif health.audio_s - self._kept_up_s > _OVERLOAD_S:
             raise ModelError(f"{name} cannot keep up here: processing takes {health.load:.0%} of the time")
-        if health.audio_s >= _TRIAL_S:
+        else:  # perhaps another program's fault
+            return
+        proven = health.scored >= _TRIAL_WINDOWS
+        if health.audio_s >= (_TRIAL_S if proven else _QUIET_TRIAL_S):
             self._on_trial = False
-            self._store.accept()
-            say(self._store.problem or f"{name} has proven itself and is accepted", NOTICE)
+            how = "has proven itself and is accepted" if proven else "is accepted on its self-test alone: nobody spoke"
+            if self._store.accept():
+                say(f"{name} {how}", NOTICE)
+            else:
+                say(self._store.problem or f"{name} is not accepted: this start of it was not counted", WARNING)
+
+    def _uncount(self) -> None:
+        if self._on_trial and self._store is not None:
+            self._store.uncount()
 
     def _rolled_back(self, error: SerkitError) -> bool:
         """Whether another model takes the place of an installed one that failed."""
@@ -258,9 +289,11 @@ class Service:
             self._next = self._read()
         except SettingsError as error:
             self._refuse(error)
-            notify("READY=1")
-        else:
-            listener.stop()
+            if self._store is None or self._store.active() == self._stored:
+                notify("READY=1")
+                return
+        self._again = True
+        listener.stop()
 
     def _reopened(self) -> Listener:
         """By the new configuration if it can be used, else by the old one."""

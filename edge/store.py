@@ -201,9 +201,15 @@ class ModelStore:
             return str(error)
         return ""
 
-    def accept(self) -> None:
-        """The active model has proven itself. Does nothing where another one was installed since `begin`."""
-        self._change(lambda state: replace(state, trial_starts=None) if self._answers_with(state) else state)
+    def accept(self) -> bool:
+        """The active model has proven itself; whether that is written now: not where `begin` began with another."""
+        return (
+            self._change(lambda s: replace(s, trial_starts=None) if self._answers_with(s) else s) and not self.problem
+        )
+
+    def uncount(self) -> None:
+        """This start ended in order, before the active model could prove itself or fail: it does not count."""
+        self._change(lambda s: replace(s, trial_starts=n - 1) if (n := s.trial_starts) and self._answers_with(s) else s)
 
     def roll_back(self, reason: str) -> bool:
         """Go back to the model before the active one, and remember that this one failed.

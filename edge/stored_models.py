@@ -7,21 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from serkit.edge.bundle import Bundle
 from serkit.edge.errors import ModelError
 from serkit.edge.roll_out import Answer
 from serkit.edge.signature import state_folder
 from serkit.edge.store import Installed, ModelStore, State, digest
+from serkit.edge.stream import Recognizer
 from serkit.edge.update import install_model, reload_service, service_pid
 
 
-def service_models(bundle: Bundle) -> StoredModels | None:
+def service_models(recognizer: Recognizer) -> StoredModels | None:
     """The models of this process, where it is `serkit serve`; None elsewhere.
 
     Args:
-        bundle: The model that answers.
+        recognizer: With the model that answers, and the engine.
     """
-    return StoredModels(ModelStore(state_folder() / "models"), bundle) if service_pid() == os.getpid() else None
+    return StoredModels(ModelStore(state_folder() / "models"), recognizer) if service_pid() == os.getpid() else None
 
 
 class StoredModels:
@@ -29,12 +29,13 @@ class StoredModels:
 
     Args:
         store: Not the service's own object: one that looks at the same folder.
-        bundle: The model that answers; the configuration's where the store has none.
+        recognizer: With the model that answers, the configuration's where the store has none, and the engine.
     """
 
-    def __init__(self, store: ModelStore, bundle: Bundle) -> None:
+    def __init__(self, store: ModelStore, recognizer: Recognizer) -> None:
         self._store = store
-        self._bundle = bundle
+        self._bundle = recognizer.bundle
+        self._engine = recognizer.engine.name
 
     def running(self) -> Answer:
         """About the model that answers now."""
@@ -69,7 +70,7 @@ class StoredModels:
             path = Path(folder) / f"{digest(data)}.tflite"
             path.write_bytes(data)
             path.with_name(path.name + ".minisig").write_text(signature, encoding="utf-8")
-            install_model(path, self._store, str(self._bundle.path))
+            install_model(path, self._store, str(self._bundle.path), engine=self._engine)
         reload_service()
 
 

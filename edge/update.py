@@ -27,6 +27,7 @@ def install_model(
     store: ModelStore,
     configured: str = "default",
     *,
+    engine: str = "auto",
     allow_downgrade: bool = False,
     allow_labels: bool = False,
     retry: bool = False,
@@ -37,6 +38,7 @@ def install_model(
         path: The ``.tflite`` file, with its ``.minisig`` beside it.
         store: Where it goes.
         configured: The model that answers while none is installed.
+        engine: The service's, which tries it.
         allow_downgrade: Take a version that is not newer.
         allow_labels: Take other labels than those of the model that answers.
         retry: Take a file that failed here before.
@@ -69,7 +71,8 @@ def install_model(
                 "--allow-labels takes it all the same"
             )
         try:
-            health = probe(bundle)
+            store.refuse(digest(data), "its test did not end")  # stays if we do not survive it; installing forgets it
+            health = probe(bundle, engine=engine)
         except ModelError as error:
             store.refuse(digest(data), str(error))
             raise

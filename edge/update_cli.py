@@ -75,7 +75,8 @@ def update(
         else:
             click.echo(f"key {key.name} is {'trusted from now on' if trusted else 'revoked'}")
     elif file is not None:
-        installed, health = updates.install_model(file, store, _configured(), **allowed)
+        configured, engine = _configured()
+        installed, health = updates.install_model(file, store, configured, engine=engine, **allowed)
         if not as_json:
             click.echo(f"{installed}: passed its test ({health.engine}, {health.load:.1%} of a hop), installed")
         runs = updates.reload_service()
@@ -92,12 +93,13 @@ def update(
             raise ModelError(f"{installed} was rolled back: {verdict}")
 
 
-def _configured() -> str:
-    """The model that answers while none is installed."""
+def _configured() -> tuple[str, str]:
+    """The service's model while none is installed, and its engine."""
     from serkit.edge.settings import read_toml
 
     path = Path(os.environ.get("CONFIGURATION_DIRECTORY", "").split(":")[0] or "/etc/serkit") / "serkit.toml"
-    return str(read_toml(path, "configuration").get("model", "default")) if path.exists() else "default"
+    values = read_toml(path, "configuration") if path.exists() else {}
+    return str(values.get("model", "default")), str(values.get("engine", "auto"))
 
 
 def _show(store: ModelStore, as_json: bool) -> None:

@@ -149,7 +149,7 @@ class Mqtt(Sink):
         if installer is None:
             from serkit.edge.stored_models import service_models  # and with it all that `serkit update` needs
 
-            installer = service_models(listener.recognizer.bundle)
+            installer = service_models(listener.recognizer)
         if installer is None:
             self._notices.append("updates is on, but only the service, `serkit serve`, installs models")
             return

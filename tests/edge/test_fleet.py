@@ -25,7 +25,7 @@ from serkit.benchmarks.simulated import SimulatedDevice, SimulatedModels
 from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import find_model, parse_bundle, read_bundle, read_signed
 from serkit.edge.cli import main
-from serkit.edge.errors import SettingsError
+from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.events import Event
 from serkit.edge.fleet import Fleet, wave_sizes
 from serkit.edge.roll_out import MODELS_TOPIC, Answer, pack, read_answer
@@ -33,6 +33,8 @@ from serkit.edge.signature import signing_key
 from serkit.edge.sinks.broker import MqttSettings, new_client
 from serkit.edge.sinks.mqtt import Mqtt
 from serkit.edge.store import ModelStore, digest
+from serkit.edge.stored_models import service_models
+from serkit.edge.stream import Recognizer
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs a broker: `sudo apt install mosquitto`")
 MODEL = find_model("default")
@@ -419,6 +421,25 @@ def test_devices_that_are_away_or_take_no_updates_are_told_of(device: Any, seen:
     assert not [*outcome.accepted, *outcome.failed, *outcome.left]
 
 
+def test_what_a_controller_that_died_asked_for_is_taken_back(device: Any, seen: Seen, fleet: Any) -> None:
+    car, van = device("car"), device("van")
+    all_report(seen, ["car", "van"])
+    van.close()
+    wait_until(lambda: ("serkit/van/availability", b"offline") in seen.messages)
+    old = "f" * 16
+    for name in ("car", "van"):
+        seen.put(f"serkit/{name}/update/set", old, retain=True)
+    seen.put(f"{MODELS_TOPIC}/{old}", b"x", retain=True)
+    with fleet() as controller:
+        assert controller.roll_out(DATA, SIGNATURE).accepted == ["car"]
+    assert car.models.running().id == ID
+    retained = Seen(MqttSettings(host="127.0.0.1", port=seen.client.port))
+    retained.put("end", "")
+    wait_until(lambda: ("end", b"") in retained.messages)
+    retained.close()
+    assert not [t for t, _ in retained.messages if t.endswith("/set") or t.startswith(MODELS_TOPIC)]
+
+
 def test_a_full_disk_is_a_reason(device: Any, seen: Seen, fleet: Any) -> None:
     car = device("car")
     all_report(seen, ["car"])
@@ -493,7 +514,7 @@ def test_a_service_installs_what_update_would(
 ) -> None:
     service = FakeService(tmp_path / "state", monkeypatch)
     car = SimulatedDevice(MqttSettings(name="car"), 0.0)
-    car.listener.recognizer.bundle = parse_bundle(DATA, MODEL, "")
+    car.listener.recognizer = Recognizer(parse_bundle(DATA, MODEL, ""))
     sink = Mqtt(MqttSettings(host="127.0.0.1", port=fleet()._settings.port, name="car", updates=True))
     sink.start(car.listener)
     try:
@@ -519,6 +540,32 @@ def test_a_service_installs_what_update_would(
     assert list(iter(sink.notice, None)) == []
 
 
+def test_a_model_whose_test_nobody_survived_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeService(tmp_path / "state", monkeypatch)
+    models = service_models(Recognizer(read_bundle(MODEL)))
+    assert models is not None
+    better = bundle_of(VERSION + 5, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("serkit.edge.update.probe", lambda *_, **__: sys.exit("out of memory"))
+        with pytest.raises(SystemExit):
+            models.install(*better)
+    after = service_models(Recognizer(read_bundle(MODEL)))  # in the process that systemd started next
+    assert after is not None
+    answer = after.judged(digest(better[0]))
+    assert answer is not None
+    assert (answer.verdict, answer.reason) == ("refused", "its test did not end")
+    with pytest.raises(ModelError, match=r"failed here before \(its test did not end\); --retry tries it again"):
+        after.install(*better)
+    newer = bundle_of(VERSION + 6, tmp_path)
+    after.install(*newer)
+    assert digest(newer[0]) not in ModelStore(tmp_path / "state" / "models").state().refused
+
+
+def test_a_model_too_large_for_devices_is_not_sent(fleet: Any) -> None:
+    with fleet() as controller, pytest.raises(ModelError, match="4194304 are the most"):
+        controller.roll_out(bytes(4 * 2**20), SIGNATURE)
+
+
 #: The real service, which hears noise and does not take long to trust a model.
 SERVICE = """
 import sys, time
@@ -532,7 +579,7 @@ class Noise(Source):
         while True:
             time.sleep(0.1)
             yield np.random.default_rng(0).normal(0, 0.01, self.sample_rate // 10).astype(np.float32)
-service._TRIAL_S = 4.0
+service._TRIAL_S = service._QUIET_TRIAL_S = 4.0
 service.Service(Path(sys.argv[1]), source=Noise, store=service.model_store()).run()
 """
 
@@ -560,7 +607,7 @@ def test_the_real_service_takes_a_model_over_and_says_so(
     finally:
         process.terminate()
         process.wait()
-    assert "has proven itself and is accepted" in (tmp_path / "journal").read_text()
+    assert "is accepted on its self-test alone: nobody spoke" in (tmp_path / "journal").read_text()
 
 
 def test_without_a_service_updates_is_said_to_do_nothing(broker: Mosquitto, seen: Seen) -> None:

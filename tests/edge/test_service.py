@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from serkit.edge import service
 from serkit.edge.audio import FakeSource
 from serkit.edge.bundle import Bundle, read_bundle
-from serkit.edge.errors import ModelError, SettingsError
+from serkit.edge.errors import ModelError, SerkitError, SettingsError
 from serkit.edge.listener import Listener
 from serkit.edge.service import Service, configuration_file, model_store, self_test
 from serkit.edge.store import ModelStore
@@ -75,7 +76,10 @@ def test_a_model_that_does_well_is_accepted(
     assert '"model": "serkit-int8"' in config.with_name("events").read_text()
 
 
-def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech: np.ndarray, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_model_installed_meanwhile_answers_after_a_reload(
+    mistake: bool, config: Path, speech: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     opened: list[FakeSource] = []
 
     class Installing(FakeSource):
@@ -83,6 +87,8 @@ def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech
             yield from super()._blocks()
             if len(opened) == 1:
                 installed(tmp_path)  # as `serkit update` does, in another process
+                if mistake:
+                    config.write_text("nonesuch = 1")
             os.kill(os.getpid(), signal.SIGHUP if len(opened) == 1 else signal.SIGTERM)
             yield np.zeros(2 * RATE, np.float32)
 
@@ -97,6 +103,7 @@ def test_a_model_installed_meanwhile_answers_after_a_reload(config: Path, speech
     assert store.state().trial_starts is None
     lines = config.with_name("events").read_text().splitlines()
     assert ['"model": "serkit-int8"' in line for line in (lines[0], lines[-1])] == [False, True]
+    assert capfd.readouterr().err.count("the new configuration is refused and the old one stays") == mistake
 
 
 @pytest.mark.parametrize("accepted", [False, True])
@@ -143,6 +150,7 @@ def test_a_model_that_cannot_be_used_is_rolled_back(
             judge(self, listener)
 
         monkeypatch.setattr(Service, "_judge", busy)
+        speech = np.tile(speech, 4)
         reason = "serkit-int8 cannot keep up here: processing takes 130% of the time"
     else:
         patch_labels(monkeypatch)
@@ -152,6 +160,66 @@ def test_a_model_that_cannot_be_used_is_rolled_back(
     (refused,) = store.state().refused.values()
     assert refused.startswith(reason)
     assert '"model": "serkit-dynamic"' in config.with_name("events").read_text().splitlines()[-1]
+
+
+def test_one_busy_interval_is_not_the_models_fault(
+    config: Path, store: ModelStore, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Service._judge
+
+    def busy_once(self: Service, listener: Listener) -> None:
+        listener.health.load = 1.3 if 10 <= listener.health.audio_s < 20 else 0.1
+        judge(self, listener)
+
+    monkeypatch.setattr(Service, "_judge", busy_once)
+    Service(config, source=spoken(np.tile(speech, 7)), store=store).run()
+    assert store.state().active is not None
+    assert store.state().trial_starts is None
+
+
+def test_silence_proves_little(config: Path, store: ModelStore, capfd: pytest.CaptureFixture) -> None:
+    for seconds, starts in ((60, 0), (95, None)):
+        Service(config, source=spoken(np.zeros(seconds * RATE)), store=store).run()
+        assert store.state().trial_starts == starts
+    assert capfd.readouterr().err.count("serkit-int8 is accepted on its self-test alone: nobody spoke\n") == 1
+
+
+@pytest.mark.parametrize("how", ["stop", "reload", "sink"])
+def test_starts_that_end_in_order_do_not_count(
+    how: str, config: Path, store: ModelStore, speech: np.ndarray, capfd: pytest.CaptureFixture
+) -> None:
+    if how == "sink":
+        config.write_text("[json_lines]\npath = '/nonesuch/events'\n")
+    opened: list[FakeSource] = []
+
+    def source(rate: int) -> FakeSource:
+        opened.append(spoken(speech, signal.SIGHUP if how == "reload" and len(opened) < 4 else signal.SIGTERM)(rate))
+        return opened[-1]
+
+    for _ in range(1 if how == "reload" else 4):
+        with pytest.raises(SerkitError, match="nonesuch") if how == "sink" else nullcontext():
+            Service(config, source=source, store=store).run()
+    assert len(opened) == (5 if how == "reload" else 4)
+    assert store.state().active is not None
+    assert store.state().trial_starts == 0
+    assert "start 2 of 3" not in capfd.readouterr().err
+
+
+def test_what_was_not_accepted_is_not_said_to_be(
+    config: Path, store: ModelStore, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    begin = store.begin
+
+    def locked() -> list[str]:
+        with monkeypatch.context() as patched, ModelStore(store.folder)._locked():
+            patched.setattr("serkit.edge.store._PATIENCE_S", 0.0)
+            return begin()
+
+    monkeypatch.setattr(store, "begin", locked)
+    Service(config, source=spoken(np.tile(speech, 7)), store=store).run()
+    err = capfd.readouterr().err
+    assert "serkit-int8 is not accepted: this start of it was not counted\n" in err
+    assert "has proven itself" not in err
 
 
 def patch_labels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,33 @@ def test_a_model_that_never_proves_itself_is_rolled_back(store: ModelStore, bund
     assert ModelStore(store.folder).begin() == []
 
 
+def test_a_start_that_ends_in_order_does_not_count(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    install(store, bundles[0])
+    for _ in range(TRIAL_STARTS + 1):
+        service = ModelStore(store.folder)
+        assert service.begin() == ["toy version 1 is on trial, start 1 of 3"]
+        service.uncount()
+    service.uncount()
+    assert store.state().trial_starts == 0
+    service.begin()
+    assert service.accept()
+    assert not service.accept()
+    service.uncount()
+    assert store.state().trial_starts is None
+
+
+def test_a_model_that_began_uncounted_is_not_accepted(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(store, bundles[0])
+    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.0)
+    service = ModelStore(store.folder)
+    with store._locked():
+        assert "another process is writing here" in service.begin()[0]
+    assert not service.accept()
+    assert store.state().trial_starts == 0
+
+
 def test_a_first_model_goes_back_to_the_configuration(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
     install(store, bundles[0])
     store.begin()
@@ -348,6 +375,7 @@ CHANGES: dict[str, tuple[Change, set[int]]] = {
     "install": (lambda store, bundles: store.install(*bundles[2]), {2, 3}),
     "accept": (lambda store, _: store.accept(), {2}),
     "begin": (lambda store, _: store.begin(), {2}),
+    "uncount": (lambda store, _: (store.begin(), store.uncount()), {2}),
     "begin too often": (begin_until_it_is_rolled_back, {1, 2}),
     "roll back": (lambda store, _: store.roll_back("it hears nothing"), {1, 2}),
     "refuse": (lambda store, _: store.refuse("0" * 16, "slow"), {2}),

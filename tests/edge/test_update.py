@@ -18,7 +18,7 @@ from serkit.edge import probe as probe_module
 from serkit.edge import store as store_module
 from serkit.edge.bundle import bundled_models, parse_bundle, read_bundle, read_signed
 from serkit.edge.cli import main
-from serkit.edge.engine import Engine
+from serkit.edge.engine import Engine, available_engines
 from serkit.edge.errors import ModelError
 from serkit.edge.probe import probe
 from serkit.edge.signature import public_key_file, sign, signing_key, trusted_keys, verify
@@ -214,6 +214,18 @@ def test_the_first_model_is_compared_with_the_configuration(new: Path, tmp_path:
     assert run(store, made(new, newer)).exit_code == 0
 
 
+def test_a_model_is_tried_by_the_configured_engine(
+    store: ModelStore, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is not there is what the service would stumble over as well."""
+    monkeypatch.setenv("CONFIGURATION_DIRECTORY", str(tmp_path))
+    (tmp_path / "serkit.toml").write_text("engine = 'nonesuch'")
+    assert "no engine 'nonesuch'; choose auto, litert or tflite-runtime" in run(store, new).stderr
+    (engine, *_) = available_engines()
+    (tmp_path / "serkit.toml").write_text(f"engine = '{engine}'")
+    assert f"passed its test ({engine}, " in run(store, new, "--retry").stdout
+
+
 def test_a_corrupt_but_signed_file_harms_nobody(new: Path) -> None:
     """A child dies or answers; we live. Half of the places are in the graph's tables, where a crash is likely."""
     data, size = new.read_bytes(), len(GRAPH)
@@ -252,7 +264,7 @@ def test_a_child_has_only_so_much_memory() -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_a_full_or_read_only_disk_is_one_line(store: ModelStore, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serkit.edge.update.probe", lambda bundle: probe_module.Health("none", 0.0, 0.0))
+    monkeypatch.setattr("serkit.edge.update.probe", lambda *_, **__: probe_module.Health("none", 0.0, 0.0))
     for code, words in ((28, "No space left on device); free some space"), (30, "Read-only file system); the disk is")):
         with monkeypatch.context() as m:
 
