@@ -102,7 +102,7 @@ def test_every_setting_reaches_its_program(tmp_path: Path) -> None:
     password = root / "etc/serkit/mqtt-password"
     assert password.read_text() == 'a\\b"c'
     assert stat.S_IMODE(password.stat().st_mode) == 0o600
-    unit = (root / "etc/systemd/system/serkit.service.d/mqtt.conf").read_text()
+    unit = (root / "etc/systemd/system/serkit.service.d/reach.conf").read_text()
     assert unit == "[Service]\nIPAddressAllow=any\nLoadCredential=mqtt:/etc/serkit/mqtt-password\n"
 
 
@@ -234,6 +234,30 @@ Description: two
     document = json.loads(json.dumps(sbom.document(found, "serkit-pi")))
     assert document["metadata"]["timestamp"] == "1970-01-01T00:00:00Z"
     assert document["metadata"]["component"]["version"] == "1.2~git1+py3.11"
+
+
+def test_a_whole_configuration_and_keys_lie_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "serkit.toml").write_text("[pace]\nhops = 2\n\n[web]\n")
+    (tmp_path / "mine.pub").write_text("untrusted comment: a key\nRWQ=\n")
+    code, root = device(tmp_path, "microphone = USB\n")
+    assert (code, capsys.readouterr().err) == (0, "")
+    written = (root / "etc/serkit/serkit.toml").read_text()
+    assert tomllib.loads(written) == {"device": "USB", "pace": {"hops": 2}, "web": {}}
+    assert (root / "etc/serkit/trusted/mine.pub").read_text().endswith("RWQ=\n")
+    assert "IPAddressAllow=any" in (root / "etc/systemd/system/serkit.service.d/reach.conf").read_text()
+
+
+def test_a_configuration_with_a_mistake_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "serkit.toml").write_text("[pace\n")
+    (tmp_path / "mine.pub").write_bytes(b"\xff\xff")
+    code, root = device(tmp_path, "preset = driver\n")
+    assert code == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("serkit.toml: ")
+    assert first.endswith("; the packaged one is used")
+    assert second == "mine.pub: not a text in UTF-8; save it anew with that encoding; it is not trusted"
+    assert tomllib.loads((root / "etc/serkit/serkit.toml").read_text()) == {"preset": "driver"}
+    assert not (root / "etc/serkit/trusted").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@
 
 It runs at every start, before the network, ssh and serkit, and writes into an `/etc` that is gone at the next start:
 what the file says is all there is. A line that cannot be used is named, once, and the other lines still count.
+
+What serkit.txt has no word for its owner puts beside it: a whole `serkit.toml`, in place of the packaged one, and keys
+to trust, `*.pub`.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ _NEEDS = {
     "mqtt_username": "mqtt_host",
     "mqtt_password": "mqtt_username",
 }
-MQTT_UNIT = "etc/systemd/system/serkit.service.d/mqtt.conf"
+REACH_UNIT = "etc/systemd/system/serkit.service.d/reach.conf"
+REACH = "[Service]\nIPAddressAllow=any\n"
 _KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-[a-z0-9@.-]+) ([A-Za-z0-9+/]+=*)( .*)?")
 _HOST = re.compile(r"([0-9A-Za-z_-]{1,63}(\.|$))+|(?=.*:)[0-9A-Fa-f.:]{2,45}")
 _MAX_BYTES = 65536
@@ -143,6 +147,28 @@ def check_key(value: str) -> None:
         raise SettingError("ssh_key is no public key; the one line of a .pub file is needed, whole")
 
 
+def take(folder: Path, root: Path) -> list[str]:
+    """Put the boot partition's serkit.toml and keys where serkit looks for them; a sentence for each that is no use."""
+    problems = []
+    own = folder / "serkit.toml"
+    if own.exists():
+        try:
+            text = decode(own.read_bytes())
+            values = tomllib.loads(text)
+        except (OSError, SettingError, tomllib.TOMLDecodeError) as error:
+            problems.append(f"serkit.toml: {error}; the packaged one is used")
+        else:
+            put(root / "etc/serkit/serkit.toml", text)
+            if values.keys() & {"mqtt", "web", "prometheus"}:  # they are for others, in the network
+                put(root / REACH_UNIT, REACH)
+    for key in sorted(folder.glob("*.pub")):
+        try:
+            put(root / "etc/serkit/trusted" / key.name, decode(key.read_bytes()))
+        except (OSError, SettingError) as error:
+            problems.append(f"{key.name}: {error}; it is not trusted")
+    return problems
+
+
 def write(settings: Settings, root: Path) -> None:
     """Put the settings where the programs look for them, under ``root``.
 
@@ -160,10 +186,10 @@ def write(settings: Settings, root: Path) -> None:
     path = root / "etc/serkit/serkit.toml"
     put(path, serkit_toml(path.read_text() if path.exists() else "", one))
     if "mqtt_host" in one:  # the service is otherwise kept to this device
-        put(root / MQTT_UNIT, "[Service]\nIPAddressAllow=any\n")
+        put(root / REACH_UNIT, REACH)
     if "mqtt_password" in one:
         put(root / "etc/serkit/mqtt-password", one["mqtt_password"], 0o600)
-        put(root / MQTT_UNIT, "[Service]\nIPAddressAllow=any\nLoadCredential=mqtt:/etc/serkit/mqtt-password\n")
+        put(root / REACH_UNIT, f"{REACH}LoadCredential=mqtt:/etc/serkit/mqtt-password\n")
 
 
 def put(path: Path, text: str, mode: int = 0o644) -> None:
@@ -217,7 +243,7 @@ def _lines(values: Mapping[str, str | int | None]) -> str:
 
 
 def say(problem: str) -> None:
-    print(f"serkit.txt: {problem}", file=sys.stderr, flush=True)
+    print(problem, file=sys.stderr, flush=True)
 
 
 def main(path: Path, root: Path = Path("/")) -> int:
@@ -228,14 +254,16 @@ def main(path: Path, root: Path = Path("/")) -> int:
         settings, problems = {}, [f"cannot be read ({error.strerror}); the device runs without settings"]
     except SettingError as error:
         settings, problems = {}, [f"{error}; the device runs without settings"]
+    beside = take(path.parent, root)
     try:
         write(settings, root)
     except SettingError as error:
         problems.append(str(error))
+    problems = [*beside, *(f"serkit.txt: {problem}" for problem in problems)]
     if root == Path("/"):
         if "name" in settings:
             socket.sethostname(settings["name"][0])
-        if "mqtt_host" in settings:
+        if Path("/", REACH_UNIT).exists():
             subprocess.run(["systemctl", "daemon-reload"], check=False)
     for problem in problems:
         say(problem)
