@@ -18,8 +18,10 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from serkit.edge.disk import read_file
 from serkit.edge.errors import ModelError
 
+_LARGEST = 4096  # bytes of a key or a signature
 SHIPPED_KEYS = Path(__file__).parent / "models"
 #: How the signed comment of a public key begins, which says what its signer wants.
 VOUCHES, REVOKES = "serkit trusts key ", "serkit revokes key "
@@ -71,7 +73,7 @@ def read_public_key(path: Path) -> PublicKey:
         ModelError: Not a public key.
     """
     try:
-        line = path.read_text(encoding="utf-8").splitlines()[1]
+        line = read_file(path, _LARGEST).decode().splitlines()[1]
         raw = base64.b64decode(line, validate=True)
     except (OSError, UnicodeDecodeError, IndexError, binascii.Error):
         raw = b""
@@ -113,8 +115,8 @@ def trusted_keys(state: Path | None = None) -> list[PublicKey]:
 def _vouched(path: Path) -> tuple[PublicKey, bytes, str]:
     """A key that was installed, its file and the signature; a damaged one counts for nothing."""
     with suppress(OSError, ModelError):
-        signature = path.with_name(path.name + ".minisig").read_text(encoding="utf-8", errors="replace")
-        return read_public_key(path), path.read_bytes(), signature
+        signature = read_file(path.with_name(path.name + ".minisig"), _LARGEST).decode(errors="replace")
+        return read_public_key(path), read_file(path, _LARGEST), signature
     return PublicKey(b"", b"", str(path)), b"", ""
 
 

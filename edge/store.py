@@ -8,17 +8,16 @@ rename, and what it no longer names is removed afterwards: a power cut at any in
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.disk import locked, opened_folder, read_file, sync_folder, unusable, write_whole
 from serkit.edge.errors import ModelError
 from serkit.edge.settings import build
 from serkit.edge.signature import trusted_keys
@@ -28,13 +27,6 @@ TRIAL_STARTS = 3
 _REMEMBERED = 32  # refused models
 _PATIENCE_S = 2.0  # for the few milliseconds another process needs to write the state
 _STATE = "state.json"
-_ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "the disk is read-only: remount it, and check the card",
-    errno.EACCES: "run this with sudo",
-    errno.EPERM: "run this with sudo",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +119,7 @@ class ModelStore:
     def _read(self) -> State:
         path = self.folder / _STATE
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read_file(path, flags=os.O_NOFOLLOW))
             state = build(State, {k: v for k, v in values.items() if k != "schema"}, _STATE)
             if any(m is not None and Path(m.file).name != m.file for m in (state.active, state.previous)):
                 raise ValueError("it names a file outside the folder")
@@ -280,23 +272,25 @@ class ModelStore:
             if not self.folder.exists():
                 self.folder.mkdir()
                 if os.geteuid() == 0:  # the service, which is not root, has to write here as well
-                    os.chown(self.folder, above.stat().st_uid, above.stat().st_gid)
+                    with opened_folder(self.folder) as folder:
+                        os.fchown(folder, above.stat().st_uid, above.stat().st_gid)
                 sync_folder(above)
             if not os.access(self.folder, os.W_OK):
                 read_only = os.statvfs(self.folder).f_flag & os.ST_RDONLY
                 raise OSError(code := errno.EROFS if read_only else errno.EACCES, os.strerror(code))
         except OSError as error:
             raise unusable(self.folder, "written", error) from None
-        with _lock(above, 0.0, "another update is running; wait for it to end"):
+        with locked(above, 0.0, "another update is running; wait for it to end"):
             try:
                 self._read()
             except _DamagedError:
-                self._write_state(State())
+                if not self._save(State()):
+                    raise ModelError(self.problem) from None
             yield
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with _lock(self.folder, _PATIENCE_S, "another process is writing here; try again"):
+        with locked(self.folder, _PATIENCE_S, "another process is writing here; try again"):
             yield
 
     def _save(self, state: State) -> bool:
@@ -319,75 +313,13 @@ class ModelStore:
     def _sweep(self, *states: State) -> None:
         """Remove what no state names: models before the previous one, and what a power cut left half."""
         named = {m.file for state in states for m in (state.active, state.previous) if m is not None}
-        for path in sorted(self.folder.iterdir()):
-            name = path.name.removesuffix(".minisig")
-            if path.suffix == ".new" or (name.endswith(".tflite") and name not in named):
-                with suppress(OSError):
-                    path.unlink()
+        with suppress(OSError), opened_folder(self.folder) as folder:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - by its descriptor
+                model = name.removesuffix(".minisig")
+                if name.endswith(".new") or (model.endswith(".tflite") and model not in named):
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
 
 
 def _answers(state: State) -> str:
     return f"{state.active or 'the model of the configuration'} answers"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is whole or not there; its name lasts once its folder was synced.
-
-    Raises:
-        OSError: It cannot be written; what was there before still is.
-    """
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            os.fchmod(file, 0o644)  # the service reads what root wrote
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def unusable(path: Path, done: str, error: OSError) -> ModelError:
-    """What a file or folder that cannot be ``done`` is called, and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "check the disk")
-    return ModelError(f"{path}: cannot be {done} ({error.strerror}); {advice}")
-
-
-@contextmanager
-def _lock(folder: Path, patience_s: float, busy: str) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process at the latest."""
-    try:
-        file = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise unusable(folder, "read", error) from None
-    try:
-        until = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise ModelError(f"{folder}: {busy}") from None
-                time.sleep(0.01)
-            except OSError as error:
-                raise unusable(folder, "locked", error) from None
-        yield
-    finally:
-        os.close(file)

@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from serkit.edge.bundle import Bundle, parse_bundle, read_bundle, read_signed
+from serkit.edge.disk import opened_folder, read_file, sync_folder, unusable, write_whole
 from serkit.edge.errors import ModelError, SerkitError
 from serkit.edge.probe import Health, probe
 from serkit.edge.signature import REVOKES, VOUCHES, PublicKey, read_public_key, trusted_keys, verify
-from serkit.edge.store import Installed, ModelStore, digest, sync_folder, unusable, write_whole
+from serkit.edge.store import Installed, ModelStore, digest
 
 
 def install_model(
@@ -115,6 +116,8 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
         name = f"{'revoked-' if revoked else ''}{key.name}.pub"
         try:
             folder.mkdir(exist_ok=True)
+            with opened_folder(folder) as opened:
+                os.fchmod(opened, 0o755)  # whatever root's umask is, the service reads them
             write_whole(folder / f"{name}.minisig", signature.encode())
             write_whole(folder / name, data)
             sync_folder(folder)
@@ -128,7 +131,7 @@ def service_pid() -> int | None:
     """The process of the running `serkit serve`; None: none runs."""
     path = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/serkit") / "pid"
     try:
-        pid = int(path.read_text())
+        pid = int(read_file(path))
         if Path("/proc/self").exists() and b"serkit" not in Path(f"/proc/{pid}/cmdline").read_bytes():
             return None  # a pid that was given to another program since
     except (OSError, ValueError):

@@ -141,6 +141,41 @@ def test_a_damaged_state_is_begun_anew(store: ModelStore, bundles: list[tuple[Bu
     assert active(store) == 2
 
 
+@pytest.mark.parametrize("name", ["state.json.new", "v2-{digest}.tflite.new", "v2-{digest}.tflite.minisig.new"])
+def test_a_planted_link_leads_nowhere(store: ModelStore, bundles: list[tuple[Bundle, str]], name: str) -> None:
+    """The service's user owns the folder in which root writes."""
+    install(store, bundles[0], accepted=True)
+    victim = store.folder.parent / "victim"
+    victim.write_text("root's own")
+    victim.chmod(0o600)
+    bundle = bundles[1][0]
+    (store.folder / name.format(digest=store_module.digest(bundle.data))).symlink_to(victim)
+    with store.updating():
+        store._sweep = lambda *states: None  # type: ignore[method-assign]  # the link may come after it
+        store.install(*bundles[1])
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("root's own", 0o600)
+    assert active(store) == 2
+
+
+def test_a_folder_that_is_a_link_is_refused(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    elsewhere = store.folder.parent.parent / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "precious.tflite").write_text("precious")
+    store.folder.parent.mkdir()
+    store.folder.symlink_to(elsewhere)
+    with pytest.raises(ModelError, match="it must be a folder and no link to one: move it away"):
+        install(store, bundles[0])
+    assert [p.name for p in elsewhere.iterdir()] == ["precious.tflite"]
+
+
+def test_a_pipe_is_no_state(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    install(store, bundles[0], accepted=True)
+    (store.folder / "state.json").unlink()
+    os.mkfifo(store.folder / "state.json")
+    with pytest.raises(ModelError, match=r"state\.json: cannot be read \(not a file\)"):
+        install(store, bundles[1])
+
+
 def test_one_update_at_a_time(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
     with (
         store.updating(),
@@ -192,10 +227,10 @@ def test_a_read_only_disk_begins_no_trial(
     service = ModelStore(store.folder)
     real = os.open
 
-    def opened(path: str, flags: int, mode: int = 0o777) -> int:
+    def opened(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_CREAT:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(path, flags, mode)
+        return real(path, flags, mode, dir_fd=dir_fd)
 
     with monkeypatch.context() as m:
         m.setattr(store_module.os, "open", opened)
@@ -253,18 +288,17 @@ class Disk:
                 path.read_bytes(),
             )
         self._now = dict(self._names)
-        real = {n: getattr(store_module.os, n) for n in ("open", "write", "fsync", "close")}
-        replace, unlink = Path.replace, Path.unlink
+        real = {n: getattr(store_module.os, n) for n in ("open", "write", "fsync", "close", "replace", "unlink")}
 
-        def opened(path: Path, flags: int, mode: int = 0o777) -> int:
+        def opened(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             made = bool(flags & os.O_CREAT)
             if made:
                 self._operation()
-            file: int = real["open"](path, flags, mode)
+            file: int = real["open"](name, flags, mode, dir_fd=dir_fd)
             if made:
                 self.files[file] = inode = next(self._inodes)
                 self._bytes[inode] = self._synced[inode] = b""
-                self._name("", path.name, inode)
+                self._name("", name, inode)
             return file
 
         def written(file: int, data: bytes) -> int:
@@ -285,21 +319,20 @@ class Disk:
             real["close"](file)
             self.files.pop(file, None)
 
-        def replaced(path: Path, target: Path) -> Path:
+        def replaced(old: str, new: str, **folders: int) -> None:
             self._operation()
-            replace(path, target)
-            self._name(path.name, target.name, self._now[path.name])
-            return target
+            real["replace"](old, new, **folders)
+            self._name(old, new, self._now[old])
 
-        def unlinked(path: Path, missing_ok: bool = False) -> None:
+        def unlinked(name: str, *, dir_fd: int) -> None:
             self._operation()
-            unlink(path, missing_ok)
-            self._name(path.name, "", self._now[path.name])
+            real["unlink"](name, dir_fd=dir_fd)
+            self._name(name, "", self._now[name])
 
-        for name, function in (("open", opened), ("write", written), ("fsync", synced), ("close", closed)):
+        for name, function in {
+            "open": opened, "write": written, "fsync": synced, "close": closed, "replace": replaced, "unlink": unlinked,
+        }.items():  # fmt: skip
             monkeypatch.setattr(store_module.os, name, function)
-        monkeypatch.setattr(Path, "replace", replaced)
-        monkeypatch.setattr(Path, "unlink", unlinked)
 
     def _name(self, old: str, new: str, inode: int) -> None:
         self._pending.append((old, new, inode))

@@ -367,6 +367,24 @@ def test_the_key_of_the_model_in_use_is_not_revoked(store: ModelStore, tmp_path:
     assert install_key(path, store)[1] is False
 
 
+def test_keys_are_readable_for_the_service_and_stay_in_their_folder(store: ModelStore, tmp_path: Path) -> None:
+    path = tmp_path / "other.pub"
+    path.write_text(public_key_file(Ed25519PrivateKey.generate()))
+    CliRunner().invoke(main, ["model", "sign", str(path)])
+    folder, elsewhere = store.folder.parent / "keys", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder.symlink_to(elsewhere)
+    assert "it must be a folder and no link to one" in run(store, path).stderr
+    assert list(elsewhere.iterdir()) == []
+    folder.unlink()
+    umask = os.umask(0o077)
+    try:
+        assert run(store, path).exit_code == 0
+    finally:
+        os.umask(umask)
+    assert {p.stat().st_mode & 0o777 for p in (folder, *folder.iterdir())} == {0o755, 0o644}
+
+
 def test_a_planted_key_is_not_trusted(store: ModelStore) -> None:
     folder = store.folder.parent / "keys"
     folder.mkdir()
