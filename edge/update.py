@@ -15,12 +15,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from serkit.edge.bundle import Bundle, parse_bundle, read_bundle, read_signed
+from serkit.edge.bundle import parse_bundle, read_bundle, read_signed
 from serkit.edge.disk import opened_folder, read_file, sync_folder, unusable, write_whole
 from serkit.edge.errors import ModelError, SerkitError
 from serkit.edge.probe import Health, probe
 from serkit.edge.signature import REVOKES, VOUCHES, PublicKey, read_public_key, trusted_keys, verify
-from serkit.edge.store import Installed, ModelStore, digest
+from serkit.edge.store import Installed, ModelStore, State, digest
 
 
 def install_model(
@@ -58,16 +58,16 @@ def install_model(
             raise ModelError(f"{path.name}: no version or no golden windows, so it is no update; convert it again")
         if f" version {bundle.version} " not in f"{comment} ":
             raise ModelError(f"{path.name}: its signature speaks of another version ({comment}); convert it again")
-        answers = _answering(store, configured)
-        if answers is not None and bundle.version <= answers.version and not allow_downgrade:
+        version, labels = _answering(store, state, configured)
+        if bundle.version <= version and not allow_downgrade:
             raise ModelError(
-                f"{path.name}: version {bundle.version} is not newer than version {answers.version}, which is in use; "
+                f"{path.name}: version {bundle.version} is not newer than version {version}, which is in use; "
                 "--allow-downgrade takes it all the same"
             )
-        if answers is not None and set(bundle.labels) != set(answers.labels) and not allow_labels:
+        if set(bundle.labels) != set(labels) and not allow_labels:
             raise ModelError(
-                f"{path.name}: its labels are {', '.join(bundle.labels)}, those in use {', '.join(answers.labels)}; "
-                "--allow-labels takes it all the same"
+                f"{path.name}: its labels are {', '.join(bundle.labels)}, those in use "
+                f"{', '.join(labels) or 'cannot be read'}; --allow-labels takes it all the same"
             )
         try:
             health = probe(bundle)
@@ -77,12 +77,16 @@ def install_model(
         return store.install(bundle, signature), health
 
 
-def _answering(store: ModelStore, configured: str) -> Bundle | None:
-    """What answers now; None where it cannot be read."""
-    active = store.active()
+def _answering(store: ModelStore, state: State, configured: str) -> tuple[int, tuple[str, ...]]:
+    """Version and labels of the model in use: those of a file that cannot be read are as the store says, and none."""
+    version = 0 if state.active is None else state.active.version
     with suppress(ModelError):
-        return read_bundle(active, trusted_keys(store.folder.parent)) if active is not None else read_bundle(configured)
-    return None
+        if state.active is None:
+            bundle = read_bundle(configured)
+        else:
+            bundle = read_bundle(store.folder / state.active.file, trusted_keys(store.folder.parent))
+        return max(version, bundle.version), bundle.labels
+    return version, ()
 
 
 def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
