@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from serkit.convert.bundle import write_bundle
+from serkit.edge import bundle as bundle_module
 from serkit.edge import store as store_module
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.errors import ModelError
-from serkit.edge.signature import signing_key
+from serkit.edge.signature import config_folder, signing_key
 from serkit.edge.store import TRIAL_STARTS, ModelStore
 
 GRAPH = b"\x1c\0\0\0TFL3" + bytes(range(256))
@@ -127,7 +129,8 @@ def test_a_damaged_file_falls_back(store: ModelStore, bundles: list[tuple[Bundle
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"active": 3}', '{"active": {"file": "../x", "name": "x", "version": 1}}', '{"new": 1}']
+    "text",
+    ["", "[]", "{", '{"active": 3}', '{"active": {"file": "../x", "name": "x", "version": 1}}', '{"schema": "x"}'],
 )
 def test_a_damaged_state_is_begun_anew(store: ModelStore, bundles: list[tuple[Bundle, str]], text: str) -> None:
     install(store, bundles[0], accepted=True)
@@ -174,6 +177,59 @@ def test_a_pipe_is_no_state(store: ModelStore, bundles: list[tuple[Bundle, str]]
     os.mkfifo(store.folder / "state.json")
     with pytest.raises(ModelError, match=r"state\.json: cannot be read \(not a file\)"):
         install(store, bundles[1])
+
+
+def test_a_state_by_a_later_serkit(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    """What it added is left out; what it calls another schema is not touched."""
+    install(store, bundles[0], accepted=True)
+    path = store.folder / "state.json"
+    values = json.loads(path.read_text())
+    values["active"]["by"] = "fleet"
+    path.write_text(json.dumps(values | {"since": 3}))
+    assert store.begin() == []
+    assert active(store) == 1
+    path.write_text(text := json.dumps(values | {"schema": 2}))
+    (line,) = store.begin()
+    assert line.endswith("of schema 2, this serkit knows 1; update serkit; the model of the configuration answers")
+    assert not store.roll_back("it is unknown")
+    with pytest.raises(ModelError, match="update serkit"):
+        install(store, bundles[1])
+    assert store.active() is None
+    assert path.read_text() == text
+
+
+def test_a_bad_key_file_takes_no_model(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    bad = config_folder() / "trusted" / "bad.pub"
+    bad.write_text("what is this")
+    try:
+        assert store.begin() == []
+        assert active(store) == 2
+    finally:
+        bad.unlink()
+
+
+@pytest.mark.parametrize("why", ["disk", "key"])
+def test_an_accepted_model_that_cannot_be_read_now_comes_back(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    before = store.state()
+    with monkeypatch.context() as m:
+        if why == "disk":
+            m.setattr(bundle_module, "read_file", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
+        else:
+            m.setenv("SERKIT_CONFIG", str(store.folder))
+        first, second = store.begin()
+        assert first.startswith("toy version 2 passed over: ")
+        assert second.startswith("toy version 1 passed over: ")
+        assert store.active() is None
+        assert not store.roll_back("the configuration's model fails as well")
+    assert ModelStore(store.folder).state() == before
+    assert store.begin() == []
+    assert active(store) == 2
 
 
 def test_one_update_at_a_time(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
@@ -430,13 +486,16 @@ def test_the_disk_shows_what_is_not_synced(
 ) -> None:
     """The test above is worth something: without a sync, a cut leaves a model that is named and not there."""
     install(store, bundles[0], accepted=True)
-    disk = Disk(store.folder, monkeypatch)
-    synced = store_module.os.fsync
-    monkeypatch.setattr(
-        store_module.os, "fsync", lambda file: synced(file) if (file in disk.files) == (forgotten == "names") else None
-    )
-    store.install(*bundles[1])
-    monkeypatch.undo()
+    with monkeypatch.context() as m:
+        disk = Disk(store.folder, m)
+        synced = store_module.os.fsync
+        m.setattr(
+            store_module.os,
+            "fsync",
+            lambda file: synced(file) if (file in disk.files) == (forgotten == "names") else None,
+        )
+        store.install(*bundles[1])
+        disk.cut()
     bad = 0
     for files in disk.left:
         shutil.rmtree(store.folder)
