@@ -107,21 +107,23 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
         revoked = comment.startswith(REVOKES)
         if revoked and signer.key_id == key.key_id:
             raise ModelError(f"{path.name}: a key does not revoke itself; sign it with the key that takes its place")
+        keys = trusted_keys(store.folder.parent, [(key, data, signature)])
+        if not revoked and key.key_id not in {k.key_id for k in keys}:
+            raise ModelError(f"{path.name}: key {key.name} was revoked here and does not come back; make a new one")
         if (active := store.active()) is not None and revoked:
-            keys = [k for k in trusted_keys(store.folder.parent) if k.key_id != key.key_id]
             try:
                 read_bundle(active, keys)
             except ModelError:
                 raise ModelError(
-                    f"{path.name}: {store.state().active}, which is in use, is signed by this key; install a model "
-                    "signed by another one first"
+                    f"{path.name}: {store.state().active}, which is in use, is signed by this key or one it vouched "
+                    "for; install a model signed by another one first"
                 ) from None
         folder = store.folder.parent / "keys"
-        name = f"{'revoked-' if revoked else ''}{key.name}.pub"
         try:
             folder.mkdir(exist_ok=True)
             with opened_folder(folder) as opened:
                 os.fchmod(opened, 0o755)  # whatever root's umask is, the service reads them
+            name = _next_name(folder, digest(data + signature.encode()))
             write_whole(folder / f"{name}.minisig", signature.encode())
             write_whole(folder / name, data)
             sync_folder(folder)
@@ -129,6 +131,14 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
         except OSError as error:
             raise unusable(folder, "written", error) from None
     return key, not revoked
+
+
+def _next_name(folder: Path, digest: str) -> str:
+    """Of a key file: names are in the order of installation, and nothing is ever overwritten by something else."""
+    names = sorted(path.name for path in folder.glob("*.pub"))
+    known = next((name for name in names if name.endswith(f"-{digest}.pub")), None)
+    numbers = [int(name[:4]) for name in names if name[:4].isdecimal()]
+    return known or f"{max(numbers, default=0) + 1:04d}-{digest}.pub"
 
 
 def service_pid() -> int | None:

@@ -364,6 +364,41 @@ def test_keys_are_rotated_and_revoked(
     assert set(bundled_models()) == {m for m in bundled_models() if read_bundle(m)}  # what came with serkit stays
 
 
+def test_a_revoked_key_takes_along_what_it_vouched_for(store: ModelStore, tmp_path: Path) -> None:
+    state = store.folder.parent
+    leaked, new, drawer, evil = keys = [Ed25519PrivateKey.generate() for _ in range(4)]
+    names = [public_key_file(key).splitlines()[0].split()[-1] for key in keys]
+
+    def signed(key: Ed25519PrivateKey, signer: Ed25519PrivateKey, words: str, path: Path = tmp_path / "a.pub") -> Path:
+        path.write_text(public_key_file(key))
+        text = sign(path.read_bytes(), signer, f"serkit {words} key {names[keys.index(key)]}")
+        path.with_name(path.name + ".minisig").write_text(text)
+        return path
+
+    def trusted() -> list[bool]:
+        known = {key.name for key in trusted_keys(state)}
+        return [name in known for name in names]
+
+    install_key(signed(leaked, signing_key(), "trusts"), store)
+    for key in (new, drawer, evil):
+        install_key(signed(key, leaked, "trusts"), store)
+    assert trusted() == [True] * 4
+    before = {p: p.read_bytes() for p in (state / "keys").iterdir()}
+    install_key(signed(drawer, new, "trusts"), store)
+    install_key(signed(drawer, new, "trusts"), store)  # once more changes nothing
+    install_key(signed(leaked, new, "revokes"), store)
+    assert trusted() == [False, True, True, False]
+    assert {p: p.read_bytes() for p in before} == before  # nothing was overwritten
+    assert len(list((state / "keys").iterdir())) == 2 * 6
+    with pytest.raises(ModelError, match="was revoked here and does not come back; make a new one"):
+        install_key(signed(leaked, new, "trusts"), store)
+    for name, key, words in (("a", evil, "trusts"), ("0007", new, "revokes")):  # by the leaked key, and put there
+        signed(key, leaked, words, state / "keys" / f"{name}.pub")
+    assert trusted() == [False, True, True, False]
+    assert json.loads(run(store, "--status", "--json").stdout)["keys"] == [k.name for k in trusted_keys(state)]
+    assert f"trusted:  {names[1]} ({state / 'keys'}" in run(store, "--status").stdout
+
+
 def test_the_key_of_the_model_in_use_is_not_revoked(store: ModelStore, tmp_path: Path) -> None:
     other = Ed25519PrivateKey.generate()
     path = tmp_path / "other.pub"
@@ -374,7 +409,9 @@ def test_the_key_of_the_model_in_use_is_not_revoked(store: ModelStore, tmp_path:
     write_bundle(bundle, GRAPH, INFO | {"version": 2}, "", other)
     install_model(bundle, store)
     CliRunner().invoke(main, ["model", "sign", "--revoke", str(path)])
-    with pytest.raises(ModelError, match="toy version 2, which is in use, is signed by this key; install a model"):
+    with pytest.raises(
+        ModelError, match="toy version 2, which is in use, is signed by this key or one it vouched for; install"
+    ):
         install_key(path, store)
     assert run(store, "--roll-back").exit_code == 0
     assert install_key(path, store)[1] is False
