@@ -52,18 +52,20 @@ def _key_name(key_id: bytes) -> str:
 
 
 def config_folder() -> Path:
-    """Where signing and trusted keys are: ``$SERKIT_CONFIG``, else ``~/.config/serkit``, for root ``/etc/serkit``.
-
-    For what root trusts, and with it ``sudo serkit update``, has to be what the service trusts.
-    """
+    """Where the signing key is: ``$SERKIT_CONFIG``, else ``~/.config/serkit``, else ``/etc/serkit``."""
     if folder := os.environ.get("SERKIT_CONFIG"):
         return Path(folder)
-    if os.geteuid() == 0:
-        return Path("/etc/serkit")
     try:
         return Path.home() / ".config" / "serkit"
     except RuntimeError:  # a service without a home
         return Path("/etc/serkit")
+
+
+def trust_folder() -> Path:
+    """Where this user's trusted keys are; root's, and with them ``sudo serkit update``'s, are those of the service."""
+    if os.geteuid() == 0 and not os.environ.get("SERKIT_CONFIG"):
+        return Path("/etc/serkit/trusted")
+    return config_folder() / "trusted"
 
 
 def state_folder() -> Path:
@@ -101,7 +103,7 @@ Statement = tuple[PublicKey, bytes, str]
 def trusted_keys(state: Path | None = None, then: list[Statement] | None = None) -> list[PublicKey]:
     """The keys that may sign models, without those that a trusted key revoked.
 
-    They are serkit's own, those in ``trusted/`` of the configuration folder and of /etc/serkit, and those a trusted
+    They are serkit's own, those in `trust_folder` and in /etc/serkit/trusted, and those a trusted
     key vouched for. What `serkit update` installed is gone through in that order, and counts where its signer was
     trusted then. With a revoked key go those that nobody else vouched for, but for the one that revoked it.
 
@@ -148,7 +150,7 @@ def bad_keys() -> list[str]:
 
 
 def _own_keys() -> list[Path]:
-    folders = dict.fromkeys((config_folder() / "trusted", Path("/etc/serkit/trusted")))
+    folders = dict.fromkeys((trust_folder(), Path("/etc/serkit/trusted")))
     return [path for folder in folders for path in sorted(folder.glob("*.pub"))]
 
 
@@ -184,7 +186,7 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
     if key is None:
         raise ModelError(
             f"{name}: signed by key {_key_name(blob[2:10])}, which this machine does not trust; if you do, "
-            f"put the signer's .pub file into {config_folder() / 'trusted'}"
+            f"put the signer's .pub file into {trust_folder()}"
         )
     public = Ed25519PublicKey.from_public_bytes(key.raw)
     try:
@@ -212,10 +214,10 @@ def signing_key() -> Ed25519PrivateKey:
         return key
     new = Ed25519PrivateKey.generate()
     pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    trusted = path.parent / "trusted"
+    trusted = trust_folder()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trusted.mkdir(exist_ok=True)
+        trusted.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
         (trusted / f"{_key_name(_public(new)[0])}.pub").write_text(public_key_file(new), encoding="utf-8")

@@ -263,6 +263,14 @@ def test_a_child_has_only_so_much_memory() -> None:
     assert "MemoryError" in child.stderr
 
 
+def test_a_child_is_not_root() -> None:
+    """Not when it reads the model; run by another user, it stays that one."""
+    code = "import os; from serkit.edge import probe; probe._give_up_root(); print(*os.getresuid(), *os.getresgid())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ids = [int(text) for text in child.stdout.split()]
+    assert ids == ([65534] * 6 if os.geteuid() == 0 else [os.geteuid()] * 3 + [os.getegid()] * 3)
+
+
 @pytest.mark.usefixtures("untouched")
 def test_a_full_or_read_only_disk_is_one_line(store: ModelStore, new: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serkit.edge.update.probe", lambda bundle: probe_module.Health("none", 0.0, 0.0))
