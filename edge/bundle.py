@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serkit import __version__
+from serkit.edge.disk import read_file
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.settings import build
@@ -112,8 +113,8 @@ def read_signed(path: Path) -> tuple[bytes, str]:
     """
     sidecar = path.with_name(path.name + ".minisig")
     try:
-        with path.open("rb") as file, sidecar.open(encoding="utf-8", errors="replace") as text:
-            data, signature = file.read(LARGEST_BYTES + 1), text.read(_LARGEST_SIGNATURE)
+        data = read_file(path, LARGEST_BYTES + 1)
+        signature = read_file(sidecar, _LARGEST_SIGNATURE).decode(errors="replace")
     except FileNotFoundError:
         raise ModelError(
             f"{path.name}: no signature beside it; copy {sidecar.name} there too (`serkit convert` writes both)"

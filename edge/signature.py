@@ -18,8 +18,10 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from serkit.edge.disk import read_file
 from serkit.edge.errors import ModelError
 
+_LARGEST = 4096  # bytes of a key or a signature
 SHIPPED_KEYS = Path(__file__).parent / "models"
 #: How the signed comment of a public key begins, which says what its signer wants.
 VOUCHES, REVOKES = "serkit trusts key ", "serkit revokes key "
@@ -50,13 +52,20 @@ def _key_name(key_id: bytes) -> str:
 
 
 def config_folder() -> Path:
-    """Where signing and trusted keys are: ``$SERKIT_CONFIG``, else ``~/.config/serkit``, else ``/etc/serkit``."""
+    """Where the signing key is: ``$SERKIT_CONFIG``, else ``~/.config/serkit``, else ``/etc/serkit``."""
     if folder := os.environ.get("SERKIT_CONFIG"):
         return Path(folder)
     try:
         return Path.home() / ".config" / "serkit"
     except RuntimeError:  # a service without a home
         return Path("/etc/serkit")
+
+
+def trust_folder() -> Path:
+    """Where this user's trusted keys are; root's, and with them ``sudo serkit update``'s, are those of the service."""
+    if os.geteuid() == 0 and not os.environ.get("SERKIT_CONFIG"):
+        return Path("/etc/serkit/trusted")
+    return config_folder() / "trusted"
 
 
 def state_folder() -> Path:
@@ -68,12 +77,14 @@ def read_public_key(path: Path) -> PublicKey:
     """A minisign public key file.
 
     Raises:
-        ModelError: Not a public key.
+        ModelError: Not a public key, or it cannot be read.
     """
     try:
-        line = path.read_text(encoding="utf-8").splitlines()[1]
+        line = read_file(path, _LARGEST).decode().splitlines()[1]
         raw = base64.b64decode(line, validate=True)
-    except (OSError, UnicodeDecodeError, IndexError, binascii.Error):
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except (UnicodeDecodeError, IndexError, binascii.Error):
         raw = b""
     if len(raw) != 42 or raw[:2] != b"Ed":
         raise ModelError(f"{path}: not a minisign public key; copy it again, or remove it")
@@ -85,36 +96,69 @@ def shipped_keys() -> list[PublicKey]:
     return [read_public_key(path) for path in sorted(SHIPPED_KEYS.glob("*.pub"))]
 
 
-def trusted_keys(state: Path | None = None) -> list[PublicKey]:
+#: A key, the bytes of its file and the text of the signature that vouches for it or revokes it.
+Statement = tuple[PublicKey, bytes, str]
+
+
+def trusted_keys(state: Path | None = None, then: list[Statement] | None = None) -> list[PublicKey]:
     """The keys that may sign models, without those that a trusted key revoked.
 
-    They are serkit's own, those in ``trusted/`` of the configuration folder and of /etc/serkit, and those a trusted
-    key vouched for.
+    They are serkit's own, those in `trust_folder` and in /etc/serkit/trusted, and those a trusted
+    key vouched for. What `serkit update` installed is gone through in that order, and counts where its signer was
+    trusted then. With a revoked key go those that nobody else vouched for, but for the one that revoked it.
 
     Args:
-        state: The folder whose ``keys`` holds what `serkit update` installed; `state_folder` by default.
+        state: The folder whose ``keys`` holds what was installed; `state_folder` by default.
+        then: What would be installed next.
     """
     keys = shipped_keys()
-    for folder in dict.fromkeys((config_folder() / "trusted", Path("/etc/serkit/trusted"))):
-        keys += [read_public_key(path) for path in sorted(folder.glob("*.pub"))]
-    installed = [_vouched(path) for path in sorted(((state or state_folder()) / "keys").glob("*.pub"))]
+    for path in _own_keys():
+        with suppress(ModelError):  # one bad file is no reason to trust nothing; `bad_keys` names it
+            keys.append(read_public_key(path))
+    vouchers = {key.key_id: {key.key_id} for key in keys}  # who stands for a key; these stand for themselves
     revoked: set[bytes] = set()
-    for _ in installed:  # a key may vouch for the next one
-        for key, data, signature in installed:
-            with suppress(ModelError):
-                _, comment = verify(data, signature, keys, key.source)
-                if comment == REVOKES + key.name:
-                    revoked.add(key.key_id)
-                elif comment == VOUCHES + key.name and key not in keys:
-                    keys.append(key)
-    return [key for key in keys if key.key_id not in revoked]
+    installed = (_statement(path) for path in sorted(((state or state_folder()) / "keys").glob("*.pub")))
+    for key, data, signature in (*installed, *(then or [])):
+        try:
+            signer, comment = verify(data, signature, keys, key.source)
+        except ModelError:
+            continue
+        if comment == VOUCHES + key.name and key.key_id not in revoked:
+            if key.key_id not in vouchers:
+                keys.append(key)
+            vouchers.setdefault(key.key_id, set()).add(signer.key_id)
+        elif comment == REVOKES + key.name and signer.key_id != key.key_id:
+            vouchers[signer.key_id].add(signer.key_id)
+            revoked.add(key.key_id)
+            gone = {key.key_id}
+            while gone:
+                vouchers = {k: by - gone for k, by in vouchers.items() if k not in gone}
+                gone = {k for k, by in vouchers.items() if not by}
+            keys = [k for k in keys if k.key_id in vouchers]
+    return keys
 
 
-def _vouched(path: Path) -> tuple[PublicKey, bytes, str]:
-    """A key that was installed, its file and the signature; a damaged one counts for nothing."""
+def bad_keys() -> list[str]:
+    """What is wrong with files among the trusted keys, which are left out."""
+    lines = []
+    for path in _own_keys():
+        try:
+            read_public_key(path)
+        except ModelError as error:
+            lines.append(str(error))
+    return lines
+
+
+def _own_keys() -> list[Path]:
+    folders = dict.fromkeys((trust_folder(), Path("/etc/serkit/trusted")))
+    return [path for folder in folders for path in sorted(folder.glob("*.pub"))]
+
+
+def _statement(path: Path) -> Statement:
+    """What was installed; a damaged one counts for nothing."""
     with suppress(OSError, ModelError):
-        signature = path.with_name(path.name + ".minisig").read_text(encoding="utf-8", errors="replace")
-        return read_public_key(path), path.read_bytes(), signature
+        signature = read_file(path.with_name(path.name + ".minisig"), _LARGEST).decode(errors="replace")
+        return read_public_key(path), read_file(path, _LARGEST), signature
     return PublicKey(b"", b"", str(path)), b"", ""
 
 
@@ -142,7 +186,7 @@ def verify(data: bytes, signature: str, keys: list[PublicKey], name: str) -> tup
     if key is None:
         raise ModelError(
             f"{name}: signed by key {_key_name(blob[2:10])}, which this machine does not trust; if you do, "
-            f"put the signer's .pub file into {config_folder() / 'trusted'}"
+            f"put the signer's .pub file into {trust_folder()}"
         )
     public = Ed25519PublicKey.from_public_bytes(key.raw)
     try:
@@ -170,10 +214,10 @@ def signing_key() -> Ed25519PrivateKey:
         return key
     new = Ed25519PrivateKey.generate()
     pem = new.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    trusted = path.parent / "trusted"
+    trusted = trust_folder()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        trusted.mkdir(exist_ok=True)
+        trusted.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(pem)
         (trusted / f"{_key_name(_public(new)[0])}.pub").write_text(public_key_file(new), encoding="utf-8")

@@ -8,33 +8,27 @@ rename, and what it no longer names is removed afterwards: a power cut at any in
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.disk import locked, opened_folder, read_file, sync_folder, unusable, write_whole
 from serkit.edge.errors import ModelError
 from serkit.edge.settings import build
-from serkit.edge.signature import trusted_keys
+from serkit.edge.signature import bad_keys, trusted_keys
 
 #: Starts of the service in which a new model has to prove itself; at the next one it is rolled back.
 TRIAL_STARTS = 3
 _REMEMBERED = 32  # refused models
 _PATIENCE_S = 2.0  # for the few milliseconds another process needs to write the state
 _STATE = "state.json"
-_ADVICE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "the disk is read-only: remount it, and check the card",
-    errno.EACCES: "run this with sudo",
-    errno.EPERM: "run this with sudo",
-}
+_SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +85,27 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def _parsed(data: bytes) -> State:
+    """A state as it is written, without what a later serkit added.
+
+    Raises:
+        ModelError: A later serkit wrote it, and means something else by it.
+    """
+    values = json.loads(data)
+    if (schema := values.get("schema", _SCHEMA)) > _SCHEMA:
+        raise ModelError(f"of schema {schema}, this serkit knows {_SCHEMA}; update serkit")
+    values = _known(State, values)
+    models = {name: _known(Installed, m) for name in ("active", "previous") if (m := values.get(name)) is not None}
+    state = build(State, values | models, _STATE)
+    if any(m is not None and Path(m.file).name != m.file for m in (state.active, state.previous)):
+        raise ValueError("it names a file outside the folder")
+    return state
+
+
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    return {f.name: values[f.name] for f in fields(kind) if f.name in values}
+
+
 class _DamagedError(ModelError):
     """The state is no state."""
 
@@ -110,6 +125,7 @@ class ModelStore:
         self.folder = Path(folder)
         self.problem = ""
         self._unwritten: tuple[State, State] | None = None  # the state that is written, and what replaces it
+        self._for_now = False  # it does because a model could not be read, and not because it could not be written
         self._begun = False
         self._answering: Installed | None = None  # in this process, since `begin`
 
@@ -127,17 +143,15 @@ class ModelStore:
     def _read(self) -> State:
         path = self.folder / _STATE
         try:
-            values = json.loads(path.read_bytes())
-            state = build(State, {k: v for k, v in values.items() if k != "schema"}, _STATE)
-            if any(m is not None and Path(m.file).name != m.file for m in (state.active, state.previous)):
-                raise ValueError("it names a file outside the folder")
+            return _parsed(read_file(path, flags=os.O_NOFOLLOW))
         except FileNotFoundError:
             return State()
         except OSError as error:
             raise unusable(path, "read", error) from None
-        except (ValueError, AttributeError) as error:
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
             raise _DamagedError(f"{path}: damaged ({error}); install the model again") from None
-        return state
 
     def active(self) -> Path | None:
         """The installed model's file; None: the configuration's model is the one that answers."""
@@ -151,7 +165,8 @@ class ModelStore:
         """Begin to answer with the active model; a service calls it whenever it loads its model.
 
         Each call is one start of a model on trial. One that was started `TRIAL_STARTS` times and not accepted is
-        rolled back, and so is a model whose file is damaged or no longer trusted. Raises nothing.
+        rolled back, and so is one whose file is damaged. An accepted model that only cannot be used now, for a key or
+        the disk cannot be read, or serkit is older than it needs, is passed over until the next call. Raises nothing.
 
         Returns:
             Lines for the journal.
@@ -168,25 +183,35 @@ class ModelStore:
 
     def _begin(self) -> list[str]:
         lines: list[str] = []
+        if self._for_now:
+            self._unwritten, self._for_now = None, False
         try:
             found, state = self._read(), self.state()
         except _DamagedError as error:
             found, state = State(trial_starts=0), State()  # differ, so that an empty one is written
             lines.append(f"{error}; {_answers(state)}")
+        kept = state  # what the disk is to say
         while state.active is not None and (reason := self._failed(state)):
             old, on_trial, state = state.active, state.trial_starts is not None, state.stepped_back()
             if on_trial:
                 state = state.refusing(old.digest, reason)
-            lines.append(f"{old} rolled back: {reason}; {_answers(state)}")
+            for_good = on_trial or self._damaged(old)
+            if for_good and kept.active == old:
+                kept = state
+            lines.append(f"{old} {'rolled back' if for_good else 'passed over'}: {reason}; {_answers(state)}")
+        if lines:
+            lines += bad_keys()
         if state.trial_starts is not None:
-            state = replace(state, trial_starts=state.trial_starts + 1)
+            kept = state = replace(state, trial_starts=state.trial_starts + 1)
             lines.append(f"{state.active} is on trial, start {state.trial_starts} of {TRIAL_STARTS}")
-        if state != found and not self._save(state):
+        if kept != found and not self._save(kept):
             if state.trial_starts is not None:  # uncounted, it could be started for ever
                 state = state.stepped_back()
                 self._unwritten = found, state
                 lines[-1] = f"a trial that cannot be counted does not begin; {_answers(state)}"
             lines.append(self.problem)
+        elif state != kept:
+            self._unwritten, self._for_now = (kept, state), True
         self._answering = state.active
         return lines
 
@@ -200,6 +225,15 @@ class ModelStore:
         except ModelError as error:
             return str(error)
         return ""
+
+    def _damaged(self, model: Installed) -> bool:
+        """Whether its file is not what was installed."""
+        try:
+            return digest(read_file(self.folder / model.file)) != model.digest
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     def accept(self) -> bool:
         """The active model has proven itself; whether that is written now: not where `begin` began with another."""
@@ -286,23 +320,25 @@ class ModelStore:
             if not self.folder.exists():
                 self.folder.mkdir()
                 if os.geteuid() == 0:  # the service, which is not root, has to write here as well
-                    os.chown(self.folder, above.stat().st_uid, above.stat().st_gid)
+                    with opened_folder(self.folder) as folder:
+                        os.fchown(folder, above.stat().st_uid, above.stat().st_gid)
                 sync_folder(above)
             if not os.access(self.folder, os.W_OK):
                 read_only = os.statvfs(self.folder).f_flag & os.ST_RDONLY
                 raise OSError(code := errno.EROFS if read_only else errno.EACCES, os.strerror(code))
         except OSError as error:
             raise unusable(self.folder, "written", error) from None
-        with _lock(above, 0.0, "another update is running; wait for it to end"):
+        with locked(above, 0.0, "another update is running; wait for it to end"):
             try:
                 self._read()
             except _DamagedError:
-                self._write_state(State())
+                if not self._save(State()):
+                    raise ModelError(self.problem) from None
             yield
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with _lock(self.folder, _PATIENCE_S, "another process is writing here; try again"):
+        with locked(self.folder, _PATIENCE_S, "another process is writing here; try again"):
             yield
 
     def _save(self, state: State) -> bool:
@@ -318,82 +354,20 @@ class ModelStore:
 
     def _write_state(self, state: State) -> None:
         write_whole(
-            self.folder / _STATE, json.dumps({"schema": 1} | asdict(state), indent=1, ensure_ascii=False).encode()
+            self.folder / _STATE, json.dumps({"schema": _SCHEMA} | asdict(state), indent=1, ensure_ascii=False).encode()
         )
         sync_folder(self.folder)
 
     def _sweep(self, *states: State) -> None:
         """Remove what no state names: models before the previous one, and what a power cut left half."""
         named = {m.file for state in states for m in (state.active, state.previous) if m is not None}
-        for path in sorted(self.folder.iterdir()):
-            name = path.name.removesuffix(".minisig")
-            if path.suffix == ".new" or (name.endswith(".tflite") and name not in named):
-                with suppress(OSError):
-                    path.unlink()
+        with suppress(OSError), opened_folder(self.folder) as folder:
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - by its descriptor
+                model = name.removesuffix(".minisig")
+                if name.endswith(".new") or (model.endswith(".tflite") and model not in named):
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=folder)
 
 
 def _answers(state: State) -> str:
     return f"{state.active or 'the model of the configuration'} answers"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is whole or not there; its name lasts once its folder was synced.
-
-    Raises:
-        OSError: It cannot be written; what was there before still is.
-    """
-    temporary = path.with_name(f"{path.name}.new")
-    try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        try:
-            os.fchmod(file, 0o644)  # the service reads what root wrote
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        temporary.replace(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def unusable(path: Path, done: str, error: OSError) -> ModelError:
-    """What a file or folder that cannot be ``done`` is called, and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "check the disk")
-    return ModelError(f"{path}: cannot be {done} ({error.strerror}); {advice}")
-
-
-@contextmanager
-def _lock(folder: Path, patience_s: float, busy: str) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process at the latest."""
-    try:
-        file = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise unusable(folder, "read", error) from None
-    try:
-        until = time.monotonic() + patience_s
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise ModelError(f"{folder}: {busy}") from None
-                time.sleep(0.01)
-            except OSError as error:
-                raise unusable(folder, "locked", error) from None
-        yield
-    finally:
-        os.close(file)

@@ -15,11 +15,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from serkit.edge.bundle import Bundle, parse_bundle, read_bundle, read_signed
+from serkit.edge.bundle import parse_bundle, read_bundle, read_signed
+from serkit.edge.disk import opened_folder, read_file, sync_folder, unusable, write_whole
 from serkit.edge.errors import ModelError, SerkitError
 from serkit.edge.probe import Health, probe
 from serkit.edge.signature import REVOKES, VOUCHES, PublicKey, read_public_key, trusted_keys, verify
-from serkit.edge.store import Installed, ModelStore, digest, sync_folder, unusable, write_whole
+from serkit.edge.store import Installed, ModelStore, State, digest
 
 
 def install_model(
@@ -59,16 +60,16 @@ def install_model(
             raise ModelError(f"{path.name}: no version or no golden windows, so it is no update; convert it again")
         if f" version {bundle.version} " not in f"{comment} ":
             raise ModelError(f"{path.name}: its signature speaks of another version ({comment}); convert it again")
-        answers = _answering(store, configured)
-        if answers is not None and bundle.version <= answers.version and not allow_downgrade:
+        version, labels = _answering(store, state, configured)
+        if bundle.version <= version and not allow_downgrade:
             raise ModelError(
-                f"{path.name}: version {bundle.version} is not newer than version {answers.version}, which is in use; "
+                f"{path.name}: version {bundle.version} is not newer than version {version}, which is in use; "
                 "--allow-downgrade takes it all the same"
             )
-        if answers is not None and set(bundle.labels) != set(answers.labels) and not allow_labels:
+        if set(bundle.labels) != set(labels) and not allow_labels:
             raise ModelError(
-                f"{path.name}: its labels are {', '.join(bundle.labels)}, those in use {', '.join(answers.labels)}; "
-                "--allow-labels takes it all the same"
+                f"{path.name}: its labels are {', '.join(bundle.labels)}, those in use "
+                f"{', '.join(labels) or 'cannot be read'}; --allow-labels takes it all the same"
             )
         try:
             store.refuse(digest(data), "its test did not end")  # stays if we do not survive it; installing forgets it
@@ -79,12 +80,16 @@ def install_model(
         return store.install(bundle, signature), health
 
 
-def _answering(store: ModelStore, configured: str) -> Bundle | None:
-    """What answers now; None where it cannot be read."""
-    active = store.active()
+def _answering(store: ModelStore, state: State, configured: str) -> tuple[int, tuple[str, ...]]:
+    """Version and labels of the model in use: those of a file that cannot be read are as the store says, and none."""
+    version = 0 if state.active is None else state.active.version
     with suppress(ModelError):
-        return read_bundle(active, trusted_keys(store.folder.parent)) if active is not None else read_bundle(configured)
-    return None
+        if state.active is None:
+            bundle = read_bundle(configured)
+        else:
+            bundle = read_bundle(store.folder / state.active.file, trusted_keys(store.folder.parent))
+        return max(version, bundle.version), bundle.labels
+    return version, ()
 
 
 def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
@@ -105,19 +110,23 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
         revoked = comment.startswith(REVOKES)
         if revoked and signer.key_id == key.key_id:
             raise ModelError(f"{path.name}: a key does not revoke itself; sign it with the key that takes its place")
+        keys = trusted_keys(store.folder.parent, [(key, data, signature)])
+        if not revoked and key.key_id not in {k.key_id for k in keys}:
+            raise ModelError(f"{path.name}: key {key.name} was revoked here and does not come back; make a new one")
         if (active := store.active()) is not None and revoked:
-            keys = [k for k in trusted_keys(store.folder.parent) if k.key_id != key.key_id]
             try:
                 read_bundle(active, keys)
             except ModelError:
                 raise ModelError(
-                    f"{path.name}: {store.state().active}, which is in use, is signed by this key; install a model "
-                    "signed by another one first"
+                    f"{path.name}: {store.state().active}, which is in use, is signed by this key or one it vouched "
+                    "for; install a model signed by another one first"
                 ) from None
         folder = store.folder.parent / "keys"
-        name = f"{'revoked-' if revoked else ''}{key.name}.pub"
         try:
             folder.mkdir(exist_ok=True)
+            with opened_folder(folder) as opened:
+                os.fchmod(opened, 0o755)  # whatever root's umask is, the service reads them
+            name = _next_name(folder, digest(data + signature.encode()))
             write_whole(folder / f"{name}.minisig", signature.encode())
             write_whole(folder / name, data)
             sync_folder(folder)
@@ -127,11 +136,19 @@ def install_key(path: Path, store: ModelStore) -> tuple[PublicKey, bool]:
     return key, not revoked
 
 
+def _next_name(folder: Path, digest: str) -> str:
+    """Of a key file: names are in the order of installation, and nothing is ever overwritten by something else."""
+    names = sorted(path.name for path in folder.glob("*.pub"))
+    known = next((name for name in names if name.endswith(f"-{digest}.pub")), None)
+    numbers = [int(name[:4]) for name in names if name[:4].isdecimal()]
+    return known or f"{max(numbers, default=0) + 1:04d}-{digest}.pub"
+
+
 def service_pid() -> int | None:
     """The process of the running `serkit serve`; None: none runs."""
     path = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/serkit") / "pid"
     try:
-        pid = int(path.read_text())
+        pid = int(read_file(path))
         if Path("/proc/self").exists() and b"serkit" not in Path(f"/proc/{pid}/cmdline").read_bytes():
             return None  # a pid that was given to another program since
     except (OSError, ValueError):

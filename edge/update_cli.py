@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--status", is_flag=True, help="Say which model is installed.")
+@click.option("--status", is_flag=True, help="Say which model is installed, and which keys are trusted.")
 @click.option("--roll-back", is_flag=True, help="Go back to the model before.")
 @click.option(
     "--state", type=click.Path(path_type=Path), help="The service's state folder; /var/lib/serkit by default."
@@ -103,15 +103,22 @@ def _configured() -> tuple[str, str]:
 
 
 def _show(store: ModelStore, as_json: bool) -> None:
-    state = store.state()
+    from serkit.edge.signature import bad_keys, trusted_keys
+
+    state, keys = store.state(), trusted_keys(store.folder.parent)
     if as_json:
-        click.echo(json.dumps({"schema": 1} | asdict(state), ensure_ascii=False))
+        names = {"keys": [key.name for key in keys]}
+        click.echo(json.dumps({"schema": 1} | asdict(state) | names, ensure_ascii=False))
         return
     trial = "" if state.trial_starts is None else f", on trial after {state.trial_starts} starts"
     click.echo(f"active:   {state.active or 'none installed; the model of the configuration'}{trial}")
     click.echo(f"previous: {state.previous or 'the model of the configuration'}")
     for digest, reason in state.refused.items():
         click.echo(f"refused:  {digest}: {reason}")
+    for key in keys:
+        click.echo(f"trusted:  {key.name} ({key.source})")
+    for line in bad_keys():
+        click.echo(f"left out: {line}")
 
 
 def _roll_back(store: ModelStore, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle
 from serkit.edge.errors import ModelError
-from serkit.edge.signature import config_folder, public_key_file, sign, signing_key, trusted_keys, verify
+from serkit.edge.signature import config_folder, public_key_file, sign, signing_key, trust_folder, trusted_keys, verify
 
 GRAPH = b"\x1c\0\0\0TFL3" + bytes(range(256)) * 4
 INFO = {
@@ -96,6 +96,13 @@ def test_an_unknown_model_names_those_there_are() -> None:
         read_bundle("nonesuch")
     with pytest.raises(ModelError, match="a folder"):
         read_bundle("/")
+
+
+def test_root_trusts_what_the_service_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SERKIT_CONFIG")
+    for user, folder in ((0, Path("/etc/serkit/trusted")), (1000, Path.home() / ".config" / "serkit" / "trusted")):
+        monkeypatch.setattr("serkit.edge.signature.os.geteuid", lambda user=user: user)
+        assert trust_folder() == folder
 
 
 def test_the_signing_key_is_private_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

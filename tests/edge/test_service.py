@@ -256,9 +256,10 @@ def test_without_another_model_the_error_stands(config: Path, monkeypatch: pytes
         raise ModelError("it fails")
 
     monkeypatch.setattr(service, "self_test", broken)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ModelError, match="it fails"):
         Service(config, source=spoken(np.zeros(RATE))).run()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_silent_room_is_ready(

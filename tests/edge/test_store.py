@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from serkit.convert.bundle import write_bundle
+from serkit.edge import bundle as bundle_module
 from serkit.edge import store as store_module
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.errors import ModelError
-from serkit.edge.signature import signing_key
+from serkit.edge.signature import config_folder, signing_key
 from serkit.edge.store import TRIAL_STARTS, ModelStore
 
 GRAPH = b"\x1c\0\0\0TFL3" + bytes(range(256))
@@ -154,7 +156,8 @@ def test_a_damaged_file_falls_back(store: ModelStore, bundles: list[tuple[Bundle
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"active": 3}', '{"active": {"file": "../x", "name": "x", "version": 1}}', '{"new": 1}']
+    "text",
+    ["", "[]", "{", '{"active": 3}', '{"active": {"file": "../x", "name": "x", "version": 1}}', '{"schema": "x"}'],
 )
 def test_a_damaged_state_is_begun_anew(store: ModelStore, bundles: list[tuple[Bundle, str]], text: str) -> None:
     install(store, bundles[0], accepted=True)
@@ -165,6 +168,94 @@ def test_a_damaged_state_is_begun_anew(store: ModelStore, bundles: list[tuple[Bu
     assert line.endswith("the model of the configuration answers")
     assert ModelStore(store.folder).begin() == []
     install(store, bundles[1], accepted=True)
+    assert active(store) == 2
+
+
+@pytest.mark.parametrize("name", ["state.json.new", "v2-{digest}.tflite.new", "v2-{digest}.tflite.minisig.new"])
+def test_a_planted_link_leads_nowhere(store: ModelStore, bundles: list[tuple[Bundle, str]], name: str) -> None:
+    """The service's user owns the folder in which root writes."""
+    install(store, bundles[0], accepted=True)
+    victim = store.folder.parent / "victim"
+    victim.write_text("root's own")
+    victim.chmod(0o600)
+    bundle = bundles[1][0]
+    (store.folder / name.format(digest=store_module.digest(bundle.data))).symlink_to(victim)
+    with store.updating():
+        store._sweep = lambda *states: None  # type: ignore[method-assign]  # the link may come after it
+        store.install(*bundles[1])
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("root's own", 0o600)
+    assert active(store) == 2
+
+
+def test_a_folder_that_is_a_link_is_refused(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    elsewhere = store.folder.parent.parent / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "precious.tflite").write_text("precious")
+    store.folder.parent.mkdir()
+    store.folder.symlink_to(elsewhere)
+    with pytest.raises(ModelError, match="it must be a folder and no link to one: move it away"):
+        install(store, bundles[0])
+    assert [p.name for p in elsewhere.iterdir()] == ["precious.tflite"]
+
+
+def test_a_pipe_is_no_state(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    install(store, bundles[0], accepted=True)
+    (store.folder / "state.json").unlink()
+    os.mkfifo(store.folder / "state.json")
+    with pytest.raises(ModelError, match=r"state\.json: cannot be read \(not a file\)"):
+        install(store, bundles[1])
+
+
+def test_a_state_by_a_later_serkit(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    """What it added is left out; what it calls another schema is not touched."""
+    install(store, bundles[0], accepted=True)
+    path = store.folder / "state.json"
+    values = json.loads(path.read_text())
+    values["active"]["by"] = "fleet"
+    path.write_text(json.dumps(values | {"since": 3}))
+    assert store.begin() == []
+    assert active(store) == 1
+    path.write_text(text := json.dumps(values | {"schema": 2}))
+    (line,) = store.begin()
+    assert line.endswith("of schema 2, this serkit knows 1; update serkit; the model of the configuration answers")
+    assert not store.roll_back("it is unknown")
+    with pytest.raises(ModelError, match="update serkit"):
+        install(store, bundles[1])
+    assert store.active() is None
+    assert path.read_text() == text
+
+
+def test_a_bad_key_file_takes_no_model(store: ModelStore, bundles: list[tuple[Bundle, str]]) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    bad = config_folder() / "trusted" / "bad.pub"
+    bad.write_text("what is this")
+    try:
+        assert store.begin() == []
+        assert active(store) == 2
+    finally:
+        bad.unlink()
+
+
+@pytest.mark.parametrize("why", ["disk", "key"])
+def test_an_accepted_model_that_cannot_be_read_now_comes_back(
+    store: ModelStore, bundles: list[tuple[Bundle, str]], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bundle in bundles[:2]:
+        install(store, bundle, accepted=True)
+    before = store.state()
+    with monkeypatch.context() as m:
+        if why == "disk":
+            m.setattr(bundle_module, "read_file", lambda *_: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many")))
+        else:
+            m.setenv("SERKIT_CONFIG", str(store.folder))
+        first, second = store.begin()
+        assert first.startswith("toy version 2 passed over: ")
+        assert second.startswith("toy version 1 passed over: ")
+        assert store.active() is None
+        assert not store.roll_back("the configuration's model fails as well")
+    assert ModelStore(store.folder).state() == before
+    assert store.begin() == []
     assert active(store) == 2
 
 
@@ -219,10 +310,10 @@ def test_a_read_only_disk_begins_no_trial(
     service = ModelStore(store.folder)
     real = os.open
 
-    def opened(path: str, flags: int, mode: int = 0o777) -> int:
+    def opened(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if flags & os.O_CREAT:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        return real(path, flags, mode)
+        return real(path, flags, mode, dir_fd=dir_fd)
 
     with monkeypatch.context() as m:
         m.setattr(store_module.os, "open", opened)
@@ -280,18 +371,17 @@ class Disk:
                 path.read_bytes(),
             )
         self._now = dict(self._names)
-        real = {n: getattr(store_module.os, n) for n in ("open", "write", "fsync", "close")}
-        replace, unlink = Path.replace, Path.unlink
+        real = {n: getattr(store_module.os, n) for n in ("open", "write", "fsync", "close", "replace", "unlink")}
 
-        def opened(path: Path, flags: int, mode: int = 0o777) -> int:
+        def opened(name: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             made = bool(flags & os.O_CREAT)
             if made:
                 self._operation()
-            file: int = real["open"](path, flags, mode)
+            file: int = real["open"](name, flags, mode, dir_fd=dir_fd)
             if made:
                 self.files[file] = inode = next(self._inodes)
                 self._bytes[inode] = self._synced[inode] = b""
-                self._name("", path.name, inode)
+                self._name("", name, inode)
             return file
 
         def written(file: int, data: bytes) -> int:
@@ -312,21 +402,20 @@ class Disk:
             real["close"](file)
             self.files.pop(file, None)
 
-        def replaced(path: Path, target: Path) -> Path:
+        def replaced(old: str, new: str, **folders: int) -> None:
             self._operation()
-            replace(path, target)
-            self._name(path.name, target.name, self._now[path.name])
-            return target
+            real["replace"](old, new, **folders)
+            self._name(old, new, self._now[old])
 
-        def unlinked(path: Path, missing_ok: bool = False) -> None:
+        def unlinked(name: str, *, dir_fd: int) -> None:
             self._operation()
-            unlink(path, missing_ok)
-            self._name(path.name, "", self._now[path.name])
+            real["unlink"](name, dir_fd=dir_fd)
+            self._name(name, "", self._now[name])
 
-        for name, function in (("open", opened), ("write", written), ("fsync", synced), ("close", closed)):
+        for name, function in {
+            "open": opened, "write": written, "fsync": synced, "close": closed, "replace": replaced, "unlink": unlinked,
+        }.items():  # fmt: skip
             monkeypatch.setattr(store_module.os, name, function)
-        monkeypatch.setattr(Path, "replace", replaced)
-        monkeypatch.setattr(Path, "unlink", unlinked)
 
     def _name(self, old: str, new: str, inode: int) -> None:
         self._pending.append((old, new, inode))
@@ -425,13 +514,16 @@ def test_the_disk_shows_what_is_not_synced(
 ) -> None:
     """The test above is worth something: without a sync, a cut leaves a model that is named and not there."""
     install(store, bundles[0], accepted=True)
-    disk = Disk(store.folder, monkeypatch)
-    synced = store_module.os.fsync
-    monkeypatch.setattr(
-        store_module.os, "fsync", lambda file: synced(file) if (file in disk.files) == (forgotten == "names") else None
-    )
-    store.install(*bundles[1])
-    monkeypatch.undo()
+    with monkeypatch.context() as m:
+        disk = Disk(store.folder, m)
+        synced = store_module.os.fsync
+        m.setattr(
+            store_module.os,
+            "fsync",
+            lambda file: synced(file) if (file in disk.files) == (forgotten == "names") else None,
+        )
+        store.install(*bundles[1])
+        disk.cut()
     bad = 0
     for files in disk.left:
         shutil.rmtree(store.folder)
