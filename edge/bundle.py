@@ -116,8 +116,11 @@ def read_signed(path: Path) -> tuple[bytes, str]:
         data = read_file(path, LARGEST_BYTES + 1)
         signature = read_file(sidecar, _LARGEST_SIGNATURE).decode(errors="replace")
     except FileNotFoundError:
+        if not path.exists():
+            raise ModelError(f"{path}: no such file; check its name") from None
+        maker = "model sign" if path.suffix == ".pub" else "convert"
         raise ModelError(
-            f"{path.name}: no signature beside it; copy {sidecar.name} there too (`serkit convert` writes both)"
+            f"{path.name}: no signature beside it; copy {sidecar.name} there too (`serkit {maker}` writes it)"
         ) from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None

@@ -62,7 +62,7 @@ def update(
     from serkit.edge.store import ModelStore
 
     if (file is not None) + status + roll_back != 1:
-        raise click.UsageError("give a FILE, --status or --roll-back")
+        raise click.UsageError("give one of FILE, --status and --roll-back")
     store = ModelStore((state or state_folder()).absolute() / "models")
     if status:
         _show(store, as_json)

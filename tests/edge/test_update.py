@@ -140,6 +140,7 @@ def nan_graph() -> bytes:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda p: p.unlink(), "new.tflite: no such file; check its name"),
     "unsigned": (lambda p: p.with_name(p.name + ".minisig").unlink(), "no signature beside it; copy new.tflite.mini"),
     "by a stranger": (
         lambda p: p.with_name(p.name + ".minisig").write_text(
