@@ -191,7 +191,9 @@ def test_no_text_breaks_it(text: str) -> None:
 @given(st.binary())
 def test_no_bytes_break_it(content: bytes) -> None:
     with contextlib.suppress(setup.SettingError):
-        setup.read_settings(setup.decode(content))
+        settings, _ = setup.read_settings(setup.decode(content))
+        assert settings.keys() <= set(setup.NAMES)
+        assert all(len(values) == 1 or name == "ssh_key" for name, values in settings.items())
 
 
 def test_sbom_lists_debs_and_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
