@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,7 +79,8 @@ def measure(data: Path | None, cores: list[str], progress: Callable[[Row], None]
         progress: Called with each row.
 
     Returns:
-        Rows of three kinds, told apart by ``measure``: ``answers``, ``instructions`` and ``load``.
+        Rows told apart by ``measure``: ``answers``, ``instructions``, ``load``, and ``failure`` where an engine crashes
+        on an emulated core.
 
     Raises:
         SettingsError: The emulation cannot be had here; the message is its own.
@@ -100,7 +102,10 @@ def _emulate(*arguments: str, core: str = A72.name) -> subprocess.CompletedProce
     environment = os.environ | {"QEMU_CPU": core}
     done = subprocess.run([str(EMULATE), *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"emulate ended with {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        died = -done.returncode if done.returncode < 0 else done.returncode - 128  # the latter is a shell's word for it
+        if died > 0:
+            lines.append(f"the program was ended by {signal.Signals(died).name}")
         raise SettingsError(f"deploy/arm/emulate {arguments[0]}: {lines[-1]}")
     return done
 
@@ -211,7 +216,11 @@ def _instructions(cores: list[str]) -> Iterator[Row]:
     clip = f"/src/{CLIP.relative_to(ROOT)}"
     for core, (engine, environment) in itertools.product(cores, ENVIRONMENTS.items()):
         program = ["-m", "serkit.benchmarks.instructions", engine, clip, str(STRETCH_S)]
-        done = _emulate("count", environment, *program, core=core)
+        try:
+            done = _emulate("count", environment, *program, core=core)
+        except SettingsError as error:  # tflite-runtime 2.14 crashes on an emulated Cortex-A76
+            yield {"measure": "failure", "core": core, "engine": engine, "error": str(error)}
+            continue
         for row in stages(done.stdout, done.stderr):
             yield {"measure": "instructions", "core": core, **row}
 
@@ -270,6 +279,8 @@ def described(row: Row) -> str:
             f"same logits {row['same_logits']:.1%}, at most {row['logits_largest_difference']:.2g} apart  "
             f"same front-end values {row['same_frame_values']:.2%}, at most {row['frames_largest_ulp']} ulp apart"
         )
+    if row["measure"] == "failure":
+        return f"{row['core']:<24} {row['engine']}: not counted, {row['error']}"
     what = f"{row['model']:<18} {row['engine']:<15} {row['stage']:<15}"
     if row["measure"] == "instructions":
         return f"{row['core']:<24} {what} {row['instructions_per_s'] / 1e6:8.1f} million instructions per s of audio"

@@ -47,12 +47,14 @@ def stages(engine: str, model: str, path: str, seconds: float) -> None:
     config = read_config(None)
     frontend, gate = Frontend(bundle.frontend), VoiceGate(rate, config.vad)
 
-    def blocks(samples: Array) -> list[Array]:
-        return [samples[i : i + BLOCK_SIZE] for i in range(0, len(samples), BLOCK_SIZE)]
+    hop = bundle.window.hop_frames * bundle.frontend.hop_length
+
+    def blocks(samples: Array, size: int = BLOCK_SIZE) -> list[Array]:
+        return [samples[i : i + size] for i in range(0, len(samples), size)]
 
     def frames(samples: Array) -> dict[str, Any]:
         frontend.reset()
-        for block in blocks(samples):
+        for block in blocks(samples, hop):  # as `Recognizer.windows` does: what is left of it is the model
             frontend.push(block)
         return {}
 

@@ -268,6 +268,8 @@ def _arm(results: dict[str, dict[str, Any]]) -> list[str]:
     for key in dict.fromkeys(k[:3] for k in counted):
         figures = [f"{counted[(*key, stage)]['instructions_per_s'] / 1e6:.1f}" for stage in stages]
         lines.append(f"| {' | '.join([*key, *figures])} |")
+    for r in (r for r in rows if r["measure"] == "failure"):
+        lines += ["", f"Not counted: {r['engine']} on a {r['core']} ({r['error']})."]
     lines += [
         "",
         "Estimated share of one core (of four), from the instructions above, the clock and the instructions per cycle",

@@ -78,3 +78,17 @@ def test_what_the_emulation_needs_it_says_in_one_line(user: str, message: str, t
         ["/bin/bash", arm.EMULATE, "build"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message + "\n")
+
+
+def test_an_engine_that_crashes_on_one_core_does_not_cost_the_others_their_rows(monkeypatch, tmp_path):
+    emulate = tmp_path / "emulate"
+    emulate.write_text('#!/bin/bash\n[ "$QEMU_CPU $2" = "cortex-a76 both" ] && kill -SEGV $$\nexit 0\n')
+    emulate.chmod(0o755)
+    monkeypatch.setattr(arm, "EMULATE", emulate)
+
+    rows = list(arm._instructions(["cortex-a72", "cortex-a76"]))
+
+    (failure,) = rows
+    assert (failure["core"], failure["engine"]) == ("cortex-a76", "tflite-runtime")
+    assert failure["error"] == "deploy/arm/emulate count: the program was ended by SIGSEGV"
+    assert "not counted" in arm.described(failure)
