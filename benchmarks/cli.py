@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,45 @@ def robustness(
     if out is not None:
         write_results(out, "robustness", rows)
         plot(rows, out.with_suffix(".png"))
+
+
+@bench.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--model", "-m", help="Bundled model or .tflite file, instead of runs.")
+@click.option("--corpus", "corpora", multiple=True, required=True, help="ravdess, emodb, tess or nemo; several times.")
+@data_option
+@click.option("--protocol", type=click.Choice(PROTOCOLS), required=True, help="Whose test speakers are enrolled.")
+@click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
+@out_option()
+@as_json
+def enrolment(
+    runs: tuple[Path, ...],
+    model: str | None,
+    corpora: tuple[str, ...],
+    data: Path,
+    protocol: str,
+    engine: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """What `serkit enroll` changes for speakers nothing was fitted on, with half of their neutral utterances.
+
+    \b
+    Example:
+      serkit bench enrolment runs/serkit-* --corpus ravdess --protocol speaker-independent --data ~/corpora
+    """
+    if bool(runs) == (model is not None):
+        raise click.UsageError("give either run folders or --model")
+    prepare_keras()
+    from serkit.benchmarks import enrolment as job
+    from serkit.train.results import write_results
+
+    rows = []
+    for run, corpus in itertools.product(runs or (None,), corpora):
+        rows.append(job.measure(run, model, corpus, data, protocol, engine))
+        click.echo(json.dumps({"schema": 1, **rows[-1]}) if as_json else job.line(rows[-1]))
+    if out is not None:
+        write_results(out, "enrolment", rows)
 
 
 @bench.command()

@@ -23,10 +23,11 @@ from serkit.edge.probe import golden_logits
 from serkit.edge.signature import sign, signing_key
 from serkit.edge.stream import Recognizer
 from serkit.train.corpora import CORPORA
+from serkit.train.enrolment import fit_enrolment, heard_by_run
 from serkit.train.environment import commit, versions
 from serkit.train.recipe import Recipe
-from serkit.train.runs import Reference, learned_from, load_run, load_trained
-from serkit.train.scoring import keras_logits, window_utterances
+from serkit.train.runs import Reference, learned_from, load_run
+from serkit.train.scoring import window_utterances
 
 #: The oldest serkit whose edge runs what is written here.
 MIN_SERKIT = "0.1.0"
@@ -89,12 +90,12 @@ def convert_formats(
     calibration = window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
     graphs = export(run, list(outputs), calibration, lstm)
     training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    windows = window_utterances(reference.frames("validation"), recipe.frontend, recipe.window)
-    trained = keras_logits(load_trained(run))(windows.inputs)
+    heard = heard_by_run(run)
+    trained, windows, enrolment = heard.logits, heard.windows, fit_enrolment(heard)
     written = {}
     for format, output in outputs.items():
         info = _info(recipe, metrics, split, training, format, name or output.stem)
-        info |= {"version": version, "min_serkit": MIN_SERKIT, "lstm": lstm}
+        info |= {"version": version, "min_serkit": MIN_SERKIT, "lstm": lstm, "enrolment": enrolment}
         info["calibration"] = reference.names("calibration") if format == "int8" else []
         engine = Engine(graphs[format], recipe.window.hop_frames)
         emotions, t = reference.emotions("validation"), metrics["temperature"]

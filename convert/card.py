@@ -5,6 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 
+def _enrolment(enrolment: dict[str, Any] | None) -> str:
+    if enrolment is None:
+        return ""
+    if not enrolment["strength"]:
+        gain = "brings nothing there and is off"
+    else:
+        gain = f"changes UAR from {enrolment['before']:.3f} to {enrolment['after']:.3f} there (on whom it was tuned)"
+    return f"""
+`serkit enroll`, tried on {enrolment["voices"]} validation speakers with half of their neutral utterances, {gain}.
+"""
+
+
 def model_card(info: dict[str, Any]) -> str:
     """Markdown, made from ``model.json`` alone."""
     rows = "\n".join(
@@ -34,6 +46,7 @@ validation side alone. UAR is the unweighted average recall over the emotions th
 Conversion, on {p["n_utterances"]} validation utterances: max |dp| {p["max_abs_dp"]}, label agreement
 {p["utterance_label_agreement"]:.3f}, UAR {p["uar_keras"]:.3f} before and {p["uar"]:.3f} after.
 
+{_enrolment(info["enrolment"])}
 ## Trained on, and on whose terms
 
 {corpora}

@@ -18,6 +18,7 @@ from serkit.edge.errors import MicrophoneError, MissingExtraError, SerkitError
 
 #: Commands that live in modules of their own; loaded when they are called.
 _ELSEWHERE = {
+    "enroll": "serkit.edge.voice_cli",
     "serve": "serkit.edge.service_cli",
     "models": "serkit.edge.model_cli",
     "model": "serkit.edge.model_cli",
@@ -111,6 +112,7 @@ _threads = click.option(
     "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads of one inference."
 )
 _own_threads = click.option("--threads", type=click.IntRange(1, 64), help="Threads of one inference; [pace] or 1 else.")
+_voice = click.option("--voice", help="Somebody enrolled with `serkit enroll`.")
 _hop = click.option(
     "--hop",
     "hop_s",
@@ -132,8 +134,9 @@ _block_size = click.option(
 @_model
 @_engine
 @_threads
+@_voice
 @as_json
-def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_json: bool) -> None:
+def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, voice: str | None, as_json: bool) -> None:
     """Say the emotion of each recording.
 
     A recording that cannot be used gets one line on stderr; the others are still scored, and the exit code is 1.
@@ -145,8 +148,10 @@ def predict(paths: tuple[str, ...], model: str, engine: str, threads: int, as_js
     from serkit.edge import stream
     from serkit.edge.bundle import read_bundle
     from serkit.edge.events import to_json
+    from serkit.edge.voice import voice_offset
 
-    recognizer = stream.Recognizer(read_bundle(model), engine, threads)
+    bundle = read_bundle(model)
+    recognizer = stream.Recognizer(bundle, engine, threads, voice_offset(voice, bundle))
     failed = False
     for path in paths:
         try:
@@ -177,6 +182,7 @@ _preset = click.option("--preset", help="driver, assistant or research, instead 
 @_own_model
 @_own_engine
 @_own_threads
+@_voice
 @_hop
 @as_json
 @_preset

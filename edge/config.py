@@ -27,6 +27,7 @@ class Config:
         model: Bundled model or .tflite file.
         device: Microphone: number or part of its name; None for the system's default.
         engine: What runs the model: ``litert``, ``tflite-runtime``, or ``auto``, the first that is installed.
+        voice: Somebody enrolled with `serkit enroll`, by name or file; None hears everybody alike.
         preset: What ``decision`` began with.
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.
@@ -40,6 +41,7 @@ class Config:
     model: str = "default"
     device: str | None = None
     engine: Literal["auto", "litert", "tflite-runtime"] = "auto"
+    voice: str | None = None
     preset: str | None = None
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     vad: VadSettings = field(default_factory=VadSettings)

@@ -19,6 +19,10 @@ class MicrophoneError(SerkitError, RuntimeError):
     """No microphone, or it cannot be opened."""
 
 
+class VoiceError(SerkitError, ValueError):
+    """A voice cannot be enrolled, found or used with a model."""
+
+
 class BrokerError(SerkitError, ConnectionError):
     """An MQTT broker cannot be reached, or ended the connection."""
 

@@ -24,6 +24,7 @@ from serkit.edge.recorder import Recorder
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
+from serkit.edge.voice import voice_offset
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -258,6 +259,7 @@ def listen(
     block_size: int | None = 512,
     engine: str | None = None,
     threads: int | None = None,
+    voice: str | None = None,
     hop_s: float | None = None,
     realtime: bool = False,
     sinks: Sequence[Sink] = (),
@@ -275,6 +277,7 @@ def listen(
         block_size: Samples per block; results never depend on it.
         engine: ``auto``, ``litert`` or ``tflite-runtime``, instead of the configuration's.
         threads: Of one inference, instead of the configuration's.
+        voice: Name of somebody enrolled, instead of the configuration's.
         hop_s: Score a window so often, s, instead of as the configuration says; made longer up to a multiple of the
             model's own hop.
         realtime: Hand a file's audio out no faster than it was spoken.
@@ -295,7 +298,8 @@ def listen(
     window_s, own_hop_s = bundle.window.n_frames * frame_s, bundle.window.hop_frames * frame_s
     paced_by = config.pace if hop_s is None else replace(config.pace, hops=hops_of(hop_s, own_hop_s))
     pace = Pace(paced_by, window_s, own_hop_s)
-    recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads)
+    offset = voice_offset(config.voice if voice is None else voice, bundle)
+    recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads, offset)
     all_sinks = [*config.sinks(), *sinks]
     decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s)
     gate = VoiceGate(rate, config.vad)

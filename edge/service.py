@@ -26,6 +26,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import numpy as np
 
 from serkit.edge.audio import Source
 from serkit.edge.config import Config, read_config
-from serkit.edge.errors import AudioError, ModelError, SerkitError, SettingsError
+from serkit.edge.errors import AudioError, ModelError, SerkitError, SettingsError, VoiceError
 from serkit.edge.events import Event, to_json
 from serkit.edge.listener import Listener, listen
 from serkit.edge.sinks import Sink
@@ -191,7 +192,11 @@ class Service:
         return listener
 
     def _built(self, config: Config, stored: Path | None) -> Listener:
-        listener = listen(self._source or "mic", model=stored, config=config, wait=True)
+        try:
+            listener = listen(self._source or "mic", model=stored, config=config, wait=True)
+        except VoiceError as error:  # an updated model, say: better everybody alike than nobody
+            say(f"everybody is heard alike: {error}", WARNING)
+            listener = listen(self._source or "mic", model=stored, config=replace(config, voice=None), wait=True)
         try:
             seconds, bundle = self_test(listener.recognizer), listener.recognizer.bundle
             hop_s = bundle.window.hop_frames * bundle.frontend.hop_length / bundle.frontend.sample_rate

@@ -42,12 +42,26 @@ class ScoredWindow:
 class Recognizer:
     """A model ready to hear: front end, windows and engine of one bundle. One stream at a time.
 
+    Args:
+        bundle: The model.
+        engine: ``litert``, ``tflite-runtime``, or ``auto``, the first that is installed.
+        threads: Of one inference.
+        offset: What is taken from the logits of every window, ``(n_labels,)``, for a voice that was enrolled; see
+            `serkit.edge.voice.voice_offset`.
+
     Raises:
         ModelError: The graph does not fit the bundle's own description.
     """
 
-    def __init__(self, bundle: Bundle, engine: str = "auto", threads: int = 1) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str = "auto",
+        threads: int = 1,
+        offset: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         self.bundle = bundle
+        self._offset = offset
         self.engine = Engine(bundle.data, bundle.window.hop_frames, engine, threads)
         expected = (bundle.window.input_frames, bundle.frontend.n_features)
         if self.engine.input_shape != expected or self.engine.n_labels != len(bundle.labels):
@@ -63,7 +77,8 @@ class Recognizer:
 
         In a stream, ``hop`` says which hop it begins with; see `serkit.edge.engine.Engine.logits`.
         """
-        return softmax(self.engine.logits(normalise(window, self.bundle.window), hop), self.bundle.temperature)
+        logits = self.engine.logits(normalise(window, self.bundle.window), hop)
+        return softmax(logits if self._offset is None else logits - self._offset, self.bundle.temperature)
 
     def windows(
         self, blocks: Iterable[Array], gate: VoiceGate | None = None, pace: Pace | None = None

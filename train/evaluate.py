@@ -17,6 +17,7 @@ from serkit.edge.errors import AudioError, CorpusError
 from serkit.edge.frontend import features
 from serkit.train import conditions
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
+from serkit.train.enrolment import Heard
 from serkit.train.metrics import score
 from serkit.train.scoring import keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, check_unseen, make_split, n_folds
@@ -91,6 +92,25 @@ class Scorer:
         ]
         windows = window_utterances(frames, source["frontend"], source["window"])
         probabilities = utterance_probabilities(source["logits"], windows, len(frames), source["temperature"])
+        return {**self.about(), **score(self._utterances, probabilities, source["labels"])}
+
+    def heard(self) -> Heard:
+        """The logits of all windows, for what is decided on them afterwards."""
+        source = self._source
+        frames = [features(samples, source["frontend"]) for samples in self._samples]
+        windows = window_utterances(frames, source["frontend"], source["window"])
+        return Heard(
+            logits=source["logits"](windows.inputs),
+            windows=windows,
+            voices=[u.voice for u in self._utterances],
+            emotions=[u.emotion for u in self._utterances],
+            labels=source["labels"],
+            temperature=source["temperature"],
+        )
+
+    def about(self) -> dict[str, Any]:
+        """What is scored, and on what."""
+        source = self._source
         return {
             "system": source["system"],
             "model": source["name"],
@@ -103,7 +123,6 @@ class Scorer:
             "n_parameters": source["n_parameters"],
             "size_bytes": source["size_bytes"],
             "refused": self._refused,
-            **score(self._utterances, probabilities, source["labels"]),
         }
 
 

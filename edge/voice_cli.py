@@ -1,0 +1,113 @@
+"""`serkit enroll`: hear one person's ordinary speech once, and that person better from then on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from serkit.edge.cli import as_json
+
+
+@click.command()
+@click.argument("name", default="me")
+@click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
+@click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
+@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(10, 600),
+    default=30,
+    show_default=True,
+    help="Of speech, pauses not counted.",
+)
+@click.option("--list", "only_list", is_flag=True, help="List the voices kept on this device, and do nothing else.")
+@click.option("--remove", is_flag=True, help="Forget NAME, and do nothing else.")
+@as_json
+def enroll(
+    name: str,
+    source: str,
+    device: str | None,
+    model: str,
+    seconds: float,
+    only_list: bool,
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """Adapt to one voice: NAME speaks as always for half a minute, about anything, without excitement.
+
+    One number per emotion is kept on this device, no audio. `serkit listen --voice NAME` uses it, or
+    voice = "NAME" in the configuration.
+
+    \b
+    Examples:
+      serkit enroll anna
+      serkit enroll anna --input anna-reads.wav
+      serkit enroll anna --remove
+    """
+    from serkit.edge.voice import read_voice, remove_voice, voices, write_voice
+
+    if only_list:
+        for known in voices():
+            voice = read_voice(known)
+            line = f"{voice.name:<20} {voice.speech_s:5.1f} s of speech, {voice.model}, {voice.created}"
+            click.echo(json.dumps(asdict(voice)) if as_json else line)
+        return
+    if remove:
+        remove_voice(name)
+        click.echo(f"voice {name} is forgotten", err=as_json)
+        return
+    if device is not None and source != "mic":
+        raise click.UsageError("--device goes with --input mic")
+    voice = _heard(name, source, device, model, seconds)
+    path = write_voice(voice)
+    if as_json:
+        click.echo(json.dumps(asdict(voice)))
+        return
+    click.echo(f"voice {name}: {voice.speech_s:.0f} s of speech heard, kept in {path}")
+    click.echo(f"`serkit listen --voice {name}` uses it, `serkit enroll {name} --remove` forgets it")
+
+
+def _heard(name: str, source: str, device: str | None, model: str, seconds: float) -> Any:
+    from serkit.edge.audio import FileSource, PipeSource, Source
+    from serkit.edge.bundle import read_bundle
+    from serkit.edge.stream import Recognizer
+    from serkit.edge.vad import VoiceGate
+    from serkit.edge.voice import check_name, enroll, strength
+
+    check_name(name)
+    bundle = read_bundle(model)
+    strength(bundle)  # before anybody has to speak
+    rate = bundle.frontend.sample_rate
+    recognizer = Recognizer(bundle)
+    opened: Source
+    if source == "mic":
+        from serkit.edge.microphone import Microphone
+
+        opened = Microphone(rate, 512, device=device)
+    elif source == "-":
+        opened = PipeSource(rate, 512)
+    else:
+        opened = FileSource(source, rate, 512)
+    if source == "mic":
+        click.echo(f"serkit: speak as always, about anything, until {seconds:g} s are heard; Ctrl-C ends", err=True)
+    live = sys.stderr.isatty()
+
+    def heard(speech_s: float) -> None:
+        for message in iter(opened.notice, None):
+            click.echo(f"serkit: {message}", err=True)
+        if live:
+            click.echo(f"\r{speech_s:5.1f} of {seconds:g} s of speech ", err=True, nl=False)
+
+    with opened:
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        try:
+            gate = VoiceGate(rate)
+            return enroll(recognizer, opened, name, created, seconds=seconds, gate=gate, heard=heard)
+        finally:
+            if live:
+                click.echo(err=True)

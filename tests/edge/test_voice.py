@@ -1,0 +1,220 @@
+"""One person's voice: heard, kept, used, forgotten; and every way in which that can fail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from serkit.edge import voice as module
+from serkit.edge.audio import FakeSource, read_audio
+from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.cli import main
+from serkit.edge.errors import VoiceError
+from serkit.edge.stream import Recognizer, predict
+from serkit.edge.voice import Voice, enroll, read_voice, voice_offset, voices, write_voice
+
+RATE = 16000
+CLIP = Path(module.__file__).parent / "demo" / "clip.flac"
+NOW = "2026-01-02T03:04:05+00:00"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SERKIT_CONFIG", str(tmp_path / "config"))
+    return tmp_path / "config"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return read_bundle("default")
+
+
+def buzz(pitch_hz: float, seconds: float) -> np.ndarray:
+    """Harmonics in syllables: speech enough for the level gate."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    harmonics = sum(np.sin(2 * np.pi * pitch_hz * k * t) / k for k in range(1, 12))
+    return (0.1 * harmonics * (0.55 - 0.45 * np.cos(2 * np.pi * 4 * t))).astype(np.float32)
+
+
+def enrolled(bundle: Bundle, seconds: float = 12.0, name: str = "anna") -> Voice:
+    return enroll(Recognizer(bundle), FakeSource(buzz(140, seconds), RATE, 512), name, NOW)
+
+
+def test_the_shipped_models_take_a_voice() -> None:
+    for name in ("serkit-dynamic", "serkit-int8"):
+        b = read_bundle(name)
+        assert 0 < module.strength(b) <= 0.5
+        assert len(b.info["enrolment"]["logits"]) == len(b.labels)
+
+
+def test_the_offset_is_the_mean_logits_less_everybodys_times_the_strength(bundle: Bundle) -> None:
+    recognizer = Recognizer(bundle)
+    samples = buzz(140, 12.0)
+    logits, weights = [], []
+    for window in recognizer.windows(FakeSource(samples, RATE, 700)):
+        if window.probabilities is not None:
+            z = bundle.temperature * np.log(window.probabilities)
+            logits.append(z - z.mean())
+            weights.append(window.speech_ratio)
+    point = np.average(logits, axis=0, weights=weights)
+    e = bundle.info["enrolment"]
+
+    kept = enrolled(bundle)
+
+    np.testing.assert_allclose(kept.offset, e["strength"] * (point - np.array(e["logits"])), atol=1e-4)
+    assert kept.speech_s == pytest.approx(sum(weights) * 0.48, abs=0.01)
+
+
+def test_what_is_heard_of_an_enrolled_voice_moves_by_the_offset_and_nothing_else(
+    bundle: Bundle, config: Path, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "a.wav", buzz(140, 2.3), RATE)  # a single window
+    write_voice(enrolled(bundle))
+    offset = voice_offset("anna", bundle)
+    assert offset is not None
+
+    plain = predict(Recognizer(bundle), tmp_path / "a.wav")
+    own = predict(Recognizer(bundle, offset=offset), tmp_path / "a.wav")
+
+    moved = bundle.temperature * (np.log(list(plain.probabilities.values())) - np.log(list(own.probabilities.values())))
+    np.testing.assert_allclose(moved - moved.mean(), offset - offset.mean(), atol=1e-6)
+
+
+def test_a_voice_does_not_depend_on_the_cut_of_the_stream_and_ends_with_the_seconds_asked_for(bundle: Bundle) -> None:
+    samples = buzz(140, 40.0)
+    seen: list[float] = []
+    some = enroll(Recognizer(bundle), FakeSource(samples, RATE, 80), "a", NOW, seconds=15, heard=seen.append)
+    same = enroll(Recognizer(bundle), FakeSource(samples, RATE, 16000), "a", NOW, seconds=15)
+    assert some == same
+    assert seen == sorted(seen)
+    assert seen[-1] == 15
+    assert 15 <= some.speech_s < 16
+
+
+@pytest.mark.parametrize(("samples", "found"), [(buzz(140, 5.0), "s of speech"), (np.zeros(480000), "0.0 s")])
+def test_too_little_speech_is_not_kept(bundle: Bundle, samples: np.ndarray, found: str) -> None:
+    with pytest.raises(VoiceError, match=rf"{found}.*at least 10 s.*Nothing was kept"):
+        enroll(Recognizer(bundle), FakeSource(samples, RATE, 512), "a", NOW)
+
+
+def test_who_never_speaks_is_not_waited_for(bundle: Bundle) -> None:
+    source = FakeSource(np.zeros(RATE * 400, np.float32), RATE, RATE)
+    with pytest.raises(VoiceError, match=r"heard in 30[0-2] s"):
+        enroll(Recognizer(bundle), source, "a", NOW, seconds=30)
+
+
+def test_a_model_that_gains_nothing_says_so(bundle: Bundle) -> None:
+    for enrolment, said in ((None, "takes no voice"), ({"strength": 0.0, "logits": []}, "gains nothing")):
+        with pytest.raises(VoiceError, match=said):
+            module.strength(replace(bundle, info=bundle.info | {"enrolment": enrolment}))
+
+
+def test_voices_are_kept_listed_replaced_and_forgotten(bundle: Bundle, config: Path) -> None:
+    assert voices() == []
+    anna = enrolled(bundle)
+    path = write_voice(anna)
+    assert path == config / "voices" / "anna.json"
+    assert read_voice("anna") == anna == read_voice(str(path))
+    write_voice(replace(anna, created="later"))
+    write_voice(replace(anna, name="ben"))
+    assert voices() == ["anna", "ben"]
+    assert read_voice("anna").created == "later"
+    module.remove_voice("anna")
+    with pytest.raises(VoiceError, match=r"no voice 'anna'; enrolled: ben"):
+        read_voice("anna")
+
+
+def test_a_voice_holds_no_audio(bundle: Bundle) -> None:
+    kept = asdict(enrolled(bundle))
+    assert set(kept) == {"name", "model", "model_sha256", "speech_s", "offset", "created", "schema"}
+    assert len(json.dumps(kept)) < 500
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[1]",
+        "null",
+        '{"name": "anna"}',
+        '{"schema": 2}',
+        "[" * 100000,
+        "\0\0",
+        '{"offset": "NaN"}',
+        "9" * 70000,
+    ],
+)
+def test_a_damaged_voice_is_one_line(config: Path, content: str) -> None:
+    (config / "voices").mkdir(parents=True)
+    (config / "voices" / "anna.json").write_text(content)
+    with pytest.raises(VoiceError, match=r"anna\.json"):
+        read_voice("anna")
+
+
+@pytest.mark.parametrize("offset", [[float("nan")] * 8, [float("inf")] * 8])
+def test_an_offset_that_is_no_number_is_refused(bundle: Bundle, config: Path, offset: list[float]) -> None:
+    (config / "voices").mkdir(parents=True)
+    (config / "voices" / "anna.json").write_text(json.dumps(asdict(enrolled(bundle)) | {"offset": offset}))
+    with pytest.raises(VoiceError, match="not a voice"):
+        read_voice("anna")
+
+
+@pytest.mark.parametrize("name", ["", "../anna", "a/b", "a b", ".", "x" * 65, "-a"])
+def test_names_cannot_leave_the_folder(config: Path, name: str) -> None:
+    with pytest.raises(VoiceError, match="no name for a voice"):
+        read_voice(name)
+
+
+def test_another_models_voice_is_refused(config: Path) -> None:
+    write_voice(enrolled(read_bundle("serkit-dynamic")))
+    with pytest.raises(VoiceError, match=r"enrolled with serkit-dynamic, and serkit-int8 .*`serkit enroll anna`"):
+        voice_offset("anna", read_bundle("serkit-int8"))
+
+
+def test_a_folder_that_cannot_be_written_keeps_what_was_there(bundle: Bundle, config: Path) -> None:
+    config.mkdir()
+    (config / "voices").write_text("in the way")
+    with pytest.raises(VoiceError, match="cannot be written"):
+        write_voice(enrolled(bundle))
+    assert (config / "voices").read_text() == "in the way"
+
+
+def test_the_command_enrolls_from_a_file_and_listening_uses_it(config: Path, tmp_path: Path) -> None:
+    clip = read_audio(CLIP, RATE)  # the voice gate takes a buzz for noise
+    soundfile.write(tmp_path / "anna.wav", np.tile(clip, 2), RATE)
+    soundfile.write(tmp_path / "later.wav", clip, RATE)
+    run = CliRunner().invoke
+
+    done = run(main, ["enroll", "anna", "--input", str(tmp_path / "anna.wav")])
+    assert done.exit_code == 0, done.output
+    assert "s of speech heard" in done.output
+    assert "--voice anna" in done.output
+    listed = run(main, ["enroll", "--list", "--json"])
+    assert json.loads(listed.output)["name"] == "anna"
+
+    file = str(tmp_path / "later.wav")
+    (tmp_path / "serkit.toml").write_text('voice = "anna"\n')
+    plain = run(main, ["listen", "--input", file, "--json"]).output
+    named = run(main, ["listen", "--input", file, "--json", "--voice", "anna"]).output
+    configured = run(main, ["listen", "--input", file, "--json", "--config", str(tmp_path / "serkit.toml")]).output
+    assert named == configured != plain
+    said = [json.loads(run(main, ["predict", file, "--json", *o]).output) for o in ([], ["--voice", "anna"])]
+    assert said[0]["probabilities"] != said[1]["probabilities"]
+
+    assert run(main, ["enroll", "anna", "--remove"]).exit_code == 0
+    gone = run(main, ["listen", "--input", file, "--voice", "anna"])
+    assert gone.exit_code == 1
+    assert gone.output.splitlines() == ["serkit: no voice 'anna'; enrolled: none yet (`serkit enroll NAME` adds one)"]
+
+
+def test_a_name_is_refused_before_anybody_speaks(config: Path) -> None:
+    done = CliRunner().invoke(main, ["enroll", "a b"])  # no microphone was asked for
+    assert done.exit_code == 1
+    assert "no name for a voice" in done.output
