@@ -366,7 +366,7 @@ def more_tables() -> str:
         "",
         "Test speakers heard after `serkit enroll` with half of their neutral utterances (RAVDESS: 7 s, not the 30 s",
         "of ordinary speech it asks for), which are not scored; then with the other half. Everybody's neutral point",
-        "and the strength come from validation speakers alone; a strength of 0 means that nothing helped them: it is off.",
+        "and the strength come from validation speakers alone; a strength of 0 means that nothing helped.",
         "",
         *_enrolment(results),
         "## Who speaks",
