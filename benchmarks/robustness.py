@@ -31,7 +31,7 @@ def measure(
     heard = scorer.noise_kinds
     for condition in conditions(noises, rooms, scorer.sample_rate):
         figures = scorer.row(condition)
-        for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise"):
+        for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise", "risk_coverage"):
             del figures[table]
         clean = rows[0]["uar"] if rows else figures["uar"]
         rows.append(

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serkit.convert.card import model_card
@@ -22,12 +23,14 @@ from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.probe import golden_logits
 from serkit.edge.signature import sign, signing_key
 from serkit.edge.stream import Recognizer
+from serkit.edge.window import softmax
 from serkit.train.corpora import CORPORA
 from serkit.train.enrolment import fit_enrolment, heard_by_run
 from serkit.train.environment import commit, versions
+from serkit.train.metrics import fit_unsure
 from serkit.train.recipe import Recipe
 from serkit.train.runs import Reference, learned_from, load_run
-from serkit.train.scoring import window_utterances
+from serkit.train.scoring import pool_utterances, window_utterances
 
 #: The oldest serkit whose edge runs what is written here.
 MIN_SERKIT = "0.1.0"
@@ -91,11 +94,14 @@ def convert_formats(
     graphs = export(run, list(outputs), calibration, lstm)
     training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     heard = heard_by_run(run)
-    trained, windows, enrolment = heard.logits, heard.windows, fit_enrolment(heard)
+    trained, windows = heard.logits, heard.windows
+    known = np.array([recipe.labels.index(e) for e in heard.emotions])
+    pooled = pool_utterances(softmax(trained, metrics["temperature"]), windows, len(known))
+    tuned = {"enrolment": fit_enrolment(heard), "unsure": fit_unsure(pooled, known)}
     written = {}
     for format, output in outputs.items():
         info = _info(recipe, metrics, split, training, format, name or output.stem)
-        info |= {"version": version, "min_serkit": MIN_SERKIT, "lstm": lstm, "enrolment": enrolment}
+        info |= {"version": version, "min_serkit": MIN_SERKIT, "lstm": lstm, **tuned}
         info["calibration"] = reference.names("calibration") if format == "int8" else []
         engine = Engine(graphs[format], recipe.window.hop_frames)
         emotions, t = reference.emotions("validation"), metrics["temperature"]
@@ -116,7 +122,17 @@ def _info(
     scores = {
         side: {
             corpus: {
-                k: f[k] for k in ("n_utterances", "uar", "accuracy", "macro_f1", "worst_speaker_uar", "per_sex_uar")
+                k: f[k]
+                for k in (
+                    "n_utterances",
+                    "uar",
+                    "accuracy",
+                    "macro_f1",
+                    "ece",
+                    "worst_speaker_uar",
+                    "per_speaker_uar",
+                    "per_sex_uar",
+                )
             }
             for corpus, f in metrics[side].items()
         }

@@ -16,6 +16,8 @@ class Prediction:
         duration_s: Its length, s.
         emotion: The most likely label.
         confidence: Its probability.
+        sure: Whether that is as much as it takes for three of four such answers to be right; None where the model does
+            not know how much that is.
         probabilities: Label to probability.
         speech_ratio: Share of the frames that hold speech.
         model: Name of the model.
@@ -25,6 +27,7 @@ class Prediction:
     duration_s: float
     emotion: str
     confidence: float
+    sure: bool | None
     probabilities: dict[str, float]
     speech_ratio: float
     model: str

@@ -20,8 +20,9 @@ def bar(p: float, width: int = BAR) -> str:
 
 def prediction_text(result: Prediction) -> str:
     """A headline and one bar per emotion, the likeliest first."""
+    answer = f"unsure, perhaps {result.emotion}" if result.sure is False else result.emotion
     lines = [
-        f"{result.path}: {result.emotion} ({result.confidence:.0%}), {result.duration_s:.1f} s, "
+        f"{result.path}: {answer} ({result.confidence:.0%}), {result.duration_s:.1f} s, "
         f"{result.speech_ratio:.0%} speech"
     ]
     ranked = sorted(result.probabilities.items(), key=lambda item: -item[1])

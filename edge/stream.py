@@ -208,11 +208,13 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
         )
     probabilities = total / weight
     best = int(np.argmax(probabilities))
+    unsure = bundle.info.get("unsure")
     return Prediction(
         path=str(path),
         duration_s=duration_s,
         emotion=bundle.labels[best],
         confidence=float(probabilities[best]),
+        sure=bool(probabilities[best] >= unsure["below"]) if unsure else None,
         probabilities=dict(zip(bundle.labels, probabilities.tolist(), strict=True)),
         speech_ratio=speech / n_windows,
         model=bundle.name,

@@ -45,6 +45,68 @@ def calibration_error(probabilities: npt.NDArray[np.float64], truth: npt.NDArray
     return float(np.dot(gaps, shares))
 
 
+def chance_calibration_error(probabilities: npt.NDArray[np.float64], bins: int = 15, draws: int = 200) -> float:
+    """What `calibration_error` would be, on average, if these probabilities were perfect.
+
+    Of few answers it is far from 0: some 0.08 of 240, 0.03 of 1,440. A smaller difference is no fault of the model.
+    """
+    confidence = probabilities.max(axis=1)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    right = np.random.default_rng(0).random((draws, len(confidence))) < confidence
+    gaps = [np.abs((right - confidence)[:, which == b].sum(axis=1)) for b in np.unique(which)]
+    return float(np.mean(np.sum(gaps, axis=0)) / len(confidence))
+
+
+def risk_coverage(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.intp]) -> list[dict[str, float]]:
+    """How right the surer answers are (El-Yaniv and Wiener 2010): a row for each tenth of the answers that is kept.
+
+    Returns:
+        Rows with the ``coverage`` kept, the least ``confidence`` among it, and its ``accuracy``; from all answers down
+        to the surest tenth.
+    """
+    confidence = probabilities.max(axis=1)
+    surest = np.argsort(-confidence, kind="stable")
+    right = (probabilities.argmax(axis=1) == truth)[surest]
+    rows = []
+    for tenths in range(10, 0, -1):
+        n = max(1, round(len(truth) * tenths / 10))
+        rows.append(
+            {
+                "coverage": round(n / len(truth), 4),
+                "confidence": round(float(confidence[surest[n - 1]]), 4),
+                "accuracy": round(float(right[:n].mean()), 4),
+            }
+        )
+    return rows
+
+
+#: Of the answers that a model is sure of, at least so many shall be right.
+SURE_ACCURACY = 0.75
+
+
+def fit_unsure(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.intp]) -> dict[str, float] | None:
+    """The confidence below which a model should say "unsure", from validation speakers.
+
+    Returns:
+        ``below``, the smallest confidence such that of the answers with that much or more `SURE_ACCURACY` are right;
+        the ``coverage`` and ``accuracy`` that it leaves. None where not even the surest twentieth is so often right.
+    """
+    confidence = probabilities.max(axis=1)
+    surest = np.argsort(-confidence, kind="stable")
+    right = (probabilities.argmax(axis=1) == truth)[surest]
+    n = np.arange(1, len(truth) + 1)
+    accuracy = np.cumsum(right) / n
+    enough = np.flatnonzero((accuracy >= SURE_ACCURACY) & (n >= len(truth) / 20))
+    if not len(enough):
+        return None
+    last = int(enough[-1])
+    return {
+        "below": round(float(confidence[surest[last]]), 4),
+        "coverage": round((last + 1) / len(truth), 4),
+        "accuracy": round(float(accuracy[last]), 4),
+    }
+
+
 def score(
     utterances: Sequence[Utterance], probabilities: npt.NDArray[np.float64], labels: Sequence[str]
 ) -> dict[str, Any]:
@@ -68,6 +130,7 @@ def score(
         rows = [i for i, u in enumerate(utterances) if u.sex == sex]
         by_sex[sex] = round(uar([truth[i] for i in rows], [answers[i] for i in rows]), 4)
     worst = min(per_speaker, key=lambda voice: per_speaker[voice])
+    index = np.array([labels.index(e) for e in truth])
     return {
         "n_utterances": len(utterances),
         "uar": round(uar(truth, answers), 4),
@@ -88,7 +151,9 @@ def score(
         "worst_speaker_uar": per_speaker[worst],
         "per_sex_uar": by_sex,
         "sex_gap": round(max(by_sex.values()) - min(by_sex.values()), 4) if len(by_sex) > 1 else None,
-        "ece": round(calibration_error(probabilities, np.array([labels.index(e) for e in truth])), 4),
+        "ece": round(calibration_error(probabilities, index), 4),
+        "ece_by_chance": round(chance_calibration_error(probabilities), 4),
+        "risk_coverage": risk_coverage(probabilities, index),
         "confusion": {
             "labels": list(labels),
             "rows": confusion_matrix(truth, answers, labels=list(labels)).tolist(),

@@ -65,6 +65,8 @@ def test_a_bundle_carries_all_the_edge_needs(tiny_run: Path, tiny_bundles: dict[
     assert len(bundle.info["calibration"]) >= 100
     assert set(bundle.info["learned_from"]["voices"]).isdisjoint(split["test"]["voices"])
     assert "EU AI Act" in bundle.card
+    assert "ECE" in bundle.card
+    assert all(voice in bundle.card for voice in split["validation"]["voices"])
     assert "CC BY-NC-SA" in bundle.card
 
 

@@ -16,6 +16,7 @@ from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import to_json
 from serkit.edge.frontend import features
+from serkit.edge.lines import prediction_text
 from serkit.edge.stream import Recognizer, predict
 from serkit.edge.vad import MIN_SPEECH, frame_levels, speech_ratio
 from serkit.edge.window import WindowSettings, cut_windows, silence
@@ -107,8 +108,21 @@ def test_a_file_and_its_stream_agree(recognizer: Recognizer, speech: np.ndarray,
     assert result.duration_s == pytest.approx(5.0)
     fields = json.loads(to_json(result))
     assert list(fields) == [
-        "schema", "path", "duration_s", "emotion", "confidence", "probabilities", "speech_ratio", "model"
+        "schema", "path", "duration_s", "emotion", "confidence", "sure", "probabilities", "speech_ratio", "model"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("below", "sure", "said"), [(0.0, True, "{}"), (1.01, False, "unsure, perhaps {}")])
+def test_an_answer_says_whether_it_is_sure(
+    bundle: Bundle, speech: np.ndarray, tmp_path: Path, below: float, sure: bool, said: str
+) -> None:
+    soundfile.write(tmp_path / "speech.wav", speech, RATE)
+    unsure = {"below": below, "coverage": 0.5, "accuracy": 0.75}
+    result = predict(Recognizer(replace(bundle, info=bundle.info | {"unsure": unsure})), tmp_path / "speech.wav")
+    assert result.sure is sure
+    assert f"speech.wav: {said.format(result.emotion)} (" in prediction_text(result)
+    silent = predict(Recognizer(replace(bundle, info=bundle.info | {"unsure": None})), tmp_path / "speech.wav")
+    assert silent.sure is None
 
 
 def test_the_tiny_model_learned_its_corpus(recognizer: Recognizer, corpus: Path) -> None:

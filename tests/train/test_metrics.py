@@ -7,7 +7,17 @@ import pytest
 
 from serkit.edge.window import softmax
 from serkit.train.corpora import Utterance
-from serkit.train.metrics import fit_temperature, score, uar
+from serkit.train.metrics import (
+    SURE_ACCURACY,
+    calibration_error,
+    chance_calibration_error,
+    fit_temperature,
+    fit_unsure,
+    risk_coverage,
+    score,
+    uar,
+    uar_interval,
+)
 
 LABELS = ("neutral", "happy", "sad")
 
@@ -35,8 +45,6 @@ def test_figures_of_a_known_confusion() -> None:
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    from serkit.train.metrics import calibration_error, uar_interval
-
     probabilities = np.tile([0.8, 0.2], (10, 1))
     truth = np.array([0] * 6 + [1] * 4)
     assert calibration_error(probabilities, truth) == pytest.approx(0.2)
@@ -54,3 +62,40 @@ def test_temperature_undoes_overconfidence(rng: np.random.Generator) -> None:
     truth = np.array([rng.choice(5, p=p) for p in softmax(logits)])
     assert fit_temperature(logits, truth) == pytest.approx(1.0, abs=0.08)
     assert fit_temperature(3 * logits, truth) == pytest.approx(3.0, abs=0.25)
+
+
+def test_calibration_of_few_answers_is_far_from_zero_by_chance_alone(rng: np.random.Generator) -> None:
+    probabilities = softmax(2 * rng.standard_normal((240, 8)))
+    drawn = [calibration_error(probabilities, np.array([rng.choice(8, p=p) for p in probabilities])) for _ in range(30)]
+    assert chance_calibration_error(probabilities) == pytest.approx(np.mean(drawn), abs=0.01)
+    assert chance_calibration_error(np.tile(probabilities, (20, 1))) < 0.3 * chance_calibration_error(probabilities)
+    assert chance_calibration_error(np.eye(8)) == 0.0
+
+
+def test_the_surer_answers_are_the_right_ones_where_confidence_means_something(rng: np.random.Generator) -> None:
+    probabilities = softmax(2 * rng.standard_normal((2000, 5)))
+    truth = np.array([rng.choice(5, p=p) for p in probabilities])
+    rows = risk_coverage(probabilities, truth)
+    assert [r["coverage"] for r in rows] == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+    assert rows[0]["accuracy"] == pytest.approx(np.mean(probabilities.argmax(axis=1) == truth), abs=1e-4)
+    accuracies = [r["accuracy"] for r in rows]
+    assert accuracies[-1] > accuracies[4] > accuracies[0]
+    kept = probabilities.max(axis=1) >= rows[5]["confidence"] - 1e-4
+    assert np.mean(kept) == pytest.approx(0.5, abs=0.01)
+
+
+def test_unsure_begins_where_three_of_four_are_no_longer_right(rng: np.random.Generator) -> None:
+    probabilities = softmax(2 * rng.standard_normal((4000, 5)))
+    truth = np.array([rng.choice(5, p=p) for p in probabilities])
+    fitted = fit_unsure(probabilities, truth)
+    assert fitted is not None
+    sure = probabilities.max(axis=1) >= fitted["below"]
+    right = probabilities.argmax(axis=1) == truth
+    assert right[sure].mean() == pytest.approx(SURE_ACCURACY, abs=0.01)
+    assert fitted["coverage"] == pytest.approx(sure.mean(), abs=0.01)
+    assert right.mean() < SURE_ACCURACY - 0.05  # else there was nothing to find
+
+    assert fit_unsure(probabilities, (probabilities.argmax(axis=1) + 1) % 5) is None
+    always = fit_unsure(probabilities, probabilities.argmax(axis=1))
+    assert always is not None
+    assert always["coverage"] == 1.0
