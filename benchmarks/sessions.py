@@ -271,7 +271,7 @@ def tune(
     Args:
         heard: Sessions of the ``tune`` side.
         bundle: The model that heard them.
-        settings: Whose classes and resting class stay as they are.
+        settings: Whose classes and resting class stay as they are; those that are not resting get their own ``enter``.
         trials: Settings tried; the second half refines, one or two numbers at a time.
         seed: Of the search.
         progress: Counts the trials, such as ``rich.progress.track(range(trials))``.
@@ -284,22 +284,27 @@ def tune(
         "stay_s": (5, 10, 20, 40, 80, 160),
         "evidence": (0.1, 0.2, 0.3, 0.4, 0.6, 1.0),
         "memory_s": (1, 2, 4),
-        "enter": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99),
         "leave": (0.1, 0.2, 0.3, 0.5, 0.7),
         "patience_s": (0, 0.5, 1),
         "min_duration_s": (0, 4, 8),
         "refractory_s": (0, 5, 10),
         "prior": (0.2, 0.3, 0.4, 0.5, 0.6),
     }
+    alarms = [name for name in settings.classes if name != settings.resting]
+    choices |= dict.fromkeys(alarms, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99))
 
     def made(values: dict[str, float]) -> DecisionSettings:
         classes = dict(settings.classes)
         if settings.resting in classes:
             classes[settings.resting] = replace(classes[settings.resting], prior=values["prior"])
-        numbers = {k: float(v) for k, v in values.items() if k != "prior"}
-        return replace(settings, **numbers | {"leave": min(numbers["leave"], numbers["enter"])}, classes=classes)  # type: ignore[arg-type]
+        for name in alarms:
+            classes[name] = replace(classes[name], enter=float(values[name]))
+        numbers = {k: float(v) for k, v in values.items() if k != "prior" and k not in alarms}
+        lowest = min([settings.enter, *(values[name] for name in alarms)])
+        return replace(settings, **numbers | {"leave": min(numbers["leave"], lowest)}, classes=classes)  # type: ignore[arg-type]
 
-    first = {n: float(getattr(settings, n)) for n in choices if n != "prior"}
+    first = {n: float(getattr(settings, n)) for n in choices if n != "prior" and n not in alarms}
+    first |= {name: settings.enter if (own := settings.classes[name].enter) is None else own for name in alarms}
     given = settings.classes[settings.resting].prior if settings.resting in settings.classes else None
     first["prior"] = 1 / max(1, len(settings.classes)) if given is None else given
     best = (loss(heard, bundle, made(first)), first)
