@@ -46,11 +46,12 @@ def enrolled(bundle: Bundle, seconds: float = 12.0, name: str = "anna") -> Voice
     return enroll(Recognizer(bundle), FakeSource(buzz(140, seconds), RATE, 512), name, NOW)
 
 
-def test_the_shipped_models_take_a_voice() -> None:
+def test_the_shipped_models_take_a_voice_and_know_when_they_are_unsure() -> None:
     for name in ("serkit-dynamic", "serkit-int8"):
         b = read_bundle(name)
         assert 0 < module.strength(b) <= 0.5
         assert len(b.info["enrolment"]["logits"]) == len(b.labels)
+        assert 1 / len(b.labels) < b.info["unsure"]["below"] < 0.95
 
 
 def test_the_offset_is_the_mean_logits_less_everybodys_times_the_strength(bundle: Bundle) -> None:
