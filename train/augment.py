@@ -35,9 +35,6 @@ Array = npt.NDArray[np.float32]
 #: Kinds of noise (sub-folders) that only tests ever hear; training may use all others.
 TEST_NOISES = ("babble", "car", "street", "transport")
 
-#: Between two utterances that are joined, s.
-PAUSE_S = (0.1, 1.0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
@@ -47,8 +44,6 @@ class AugmentSettings:
         crop: Where windows are cut from an utterance: ``anywhere``, or between the beginning and end of its ``speech``.
         crop_slack: How far a window may reach beyond what it is cut from, as a share of its length: the first and last
             windows of somebody who speaks are partly silent.
-        join_probability: Share of windows cut from two utterances of one voice and emotion, with a pause between them:
-            in a stream, a window seldom holds just one.
         time_stretch: Largest change of tempo; 0.15 draws rates from 1/1.15 to 1.15, evenly in their logarithm.
         pitch_shift: Largest shift, semitones, either way.
         noise_probability: Share of windows that get noise.
@@ -64,7 +59,6 @@ class AugmentSettings:
 
     crop: Literal["anywhere", "speech"] = "anywhere"
     crop_slack: float = 0.0
-    join_probability: float = 0.0
     time_stretch: float = 0.0
     pitch_shift: float = 0.0
     noise_probability: float = 0.0
@@ -84,9 +78,8 @@ class AugmentSettings:
         low, high = self.noise_snr_db
         if low > high:
             raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
-        for name in ("noise_probability", "join_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 to 1")
+        if not 0 <= self.noise_probability <= 1:
+            raise SettingsError(f"noise_probability is {self.noise_probability}; it needs 0 to 1")
         if not self.noise_kinds or (kept_back := sorted(set(self.noise_kinds) & set(TEST_NOISES))):
             raise SettingsError(
                 f"noise_kinds are {', '.join(self.noise_kinds) or 'empty'}; name one or more, but not "
@@ -176,14 +169,6 @@ def speech_span(frames: Array, frontend: FrontendSettings) -> tuple[int, int]:
     """From the first frame of speech to behind the last one, by level; all of an utterance that has none."""
     speech = np.flatnonzero(speech_frames(frame_levels(frames, frontend)))
     return (int(speech[0]), int(speech[-1]) + 1) if len(speech) else (0, len(frames))
-
-
-def join(first: Array, second: Array, frontend: FrontendSettings, rng: np.random.Generator) -> Array:
-    """The speech of two utterances, one after the other, with a pause of `PAUSE_S` between them."""
-    pause = int(rng.uniform(*PAUSE_S) * frontend.frames_per_second)
-    spoken = [frames[slice(*speech_span(frames, frontend))] for frames in (first, second)]
-    gap = np.full((pause, first.shape[1]), silence(frontend), np.float32)
-    return np.concatenate([spoken[0], gap, spoken[1]])
 
 
 def random_window(

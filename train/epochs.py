@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.window import normalise
-from serkit.train.augment import join, random_window
+from serkit.train.augment import random_window
 from serkit.train.features import FeatureSet
 from serkit.train.parallel import n_devices
 from serkit.train.recipe import Recipe, TrainingSettings
@@ -31,10 +30,6 @@ class Epochs:
                 f"batch_size {recipe.training.batch_size} cannot be shared by {n_devices()} devices; choose a multiple"
             )
         self._label = np.array([recipe.labels.index(u.emotion) for u in data.utterances])
-        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for row, u in enumerate(data.utterances):
-            groups[u.voice, u.emotion].append(row)
-        self._alike = [groups[u.voice, u.emotion] for u in data.utterances]
         self._rows = {
             corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in recipe.corpora
         }
@@ -66,14 +61,17 @@ class Epochs:
 
     def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
         r = self.recipe
-        windows = []
-        for position, row in enumerate(rows, start):
-            rng = np.random.default_rng([r.training.seed, epoch, position])
-            frames = self.data.frames[row].astype(np.float32)
-            if r.augment.join_probability and rng.random() < r.augment.join_probability:
-                other = self.data.frames[rng.choice(self._alike[row])].astype(np.float32)
-                frames = join(frames, other, r.frontend, rng)
-            windows.append(random_window(frames, r.window, r.augment, r.frontend, self.noises, rng))
+        windows = [
+            random_window(
+                self.data.frames[row].astype(np.float32),
+                r.window,
+                r.augment,
+                r.frontend,
+                self.noises,
+                np.random.default_rng([r.training.seed, epoch, position]),
+            )
+            for position, row in enumerate(rows, start)
+        ]
         n_labels, smoothing = len(r.labels), r.training.label_smoothing
         targets = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
         return normalise(np.stack(windows), r.window), targets * (1 - smoothing) + np.float32(smoothing / n_labels)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import librosa
@@ -11,21 +10,15 @@ import soundfile
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.window import WindowSettings, silence
-from serkit.train import epochs as module
 from serkit.train.augment import (
-    PAUSE_S,
     AugmentSettings,
     add_noise,
-    join,
     noise_library,
     random_window,
     shift_pitch,
     speech_span,
     stretch_time,
 )
-from serkit.train.corpora import read_corpus
-from serkit.train.features import load_features
-from serkit.train.recipe import Recipe
 
 S = FrontendSettings()
 NOISY = AugmentSettings(noise_probability=1.0)
@@ -141,37 +134,3 @@ def test_windows_cut_from_speech_hold_it_behind_their_context(speech: np.ndarray
         assert np.sum(x[40:].max(axis=1) > -5) == pytest.approx(high - low, abs=4)
     with pytest.raises(SettingsError, match="crop is 'middle'; choose 'anywhere' or 'speech'"):
         AugmentSettings(crop="middle")  # type: ignore[arg-type]
-
-
-def test_two_utterances_are_joined_with_a_pause_and_without_the_silence_at_their_ends(rng: np.random.Generator) -> None:
-    quiet = FILL
-    first, second = (np.full((n, S.n_mels), level, np.float32) for n, level in ((60, -3.0), (80, -4.0)))
-    padded = np.pad(first, ((30, 40), (0, 0)), constant_values=quiet)
-    joined = join(padded, second, S, rng)
-    np.testing.assert_array_equal(joined[:60], first)
-    np.testing.assert_array_equal(joined[-80:], second)
-    gap = joined[60:-80]
-    assert PAUSE_S[0] * 100 - 1 <= len(gap) <= PAUSE_S[1] * 100
-    assert np.all(gap == quiet)
-
-
-def test_only_windows_that_ask_for_it_hold_two_utterances_and_always_of_one_voice_and_emotion(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = Recipe(name="x", system="r1", labels=("neutral", "happy", "angry", "fearful"))
-    data = load_features([u for u in read_corpus("ravdess", corpus) if u.speaker in ("1", "2")], base.frontend)
-    seen: list[tuple[int, int]] = []
-
-    def spy(first: np.ndarray, second: np.ndarray, *_: object) -> np.ndarray:
-        rows = [next(i for i, f in enumerate(data.frames) if np.array_equal(f, x)) for x in (first, second)]
-        seen.append((rows[0], rows[1]))
-        return first
-
-    monkeypatch.setattr(module, "join", spy)
-    for probability, count in ((0.0, 0), (1.0, len(data.frames))):
-        recipe = replace(base, augment=AugmentSettings(join_probability=probability))
-        list(module.Epochs(recipe, data, []).batches(0))
-        assert len(seen) == count
-    for a, b in seen:
-        u, v = data.utterances[a], data.utterances[b]
-        assert (u.voice, u.emotion) == (v.voice, v.emotion)
