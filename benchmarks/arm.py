@@ -96,6 +96,10 @@ def measure(data: Path | None, cores: list[str], progress: Callable[[Row], None]
     return rows
 
 
+class _Crash(SettingsError):
+    """The emulated program was ended by a signal."""
+
+
 def _emulate(*arguments: str, core: str = A72.name) -> subprocess.CompletedProcess[str]:
     if not EMULATE.exists():
         raise SettingsError("the emulation is not part of the installed serkit; run this in a checkout of its source")
@@ -104,8 +108,8 @@ def _emulate(*arguments: str, core: str = A72.name) -> subprocess.CompletedProce
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
         died = -done.returncode if done.returncode < 0 else done.returncode - 128  # the latter is a shell's word for it
-        if died > 0:
-            lines.append(f"the program was ended by {signal.Signals(died).name}")
+        if died in {s.value for s in signal.Signals}:
+            raise _Crash(f"deploy/arm/emulate {arguments[0]}: the program was ended by {signal.Signals(died).name}")
         raise SettingsError(f"deploy/arm/emulate {arguments[0]}: {lines[-1]}")
     return done
 
@@ -218,7 +222,7 @@ def _instructions(cores: list[str]) -> Iterator[Row]:
         program = ["-m", "serkit.benchmarks.instructions", engine, clip, str(STRETCH_S)]
         try:
             done = _emulate("count", environment, *program, core=core)
-        except SettingsError as error:  # tflite-runtime 2.14 crashes on an emulated Cortex-A76
+        except _Crash as error:  # tflite-runtime 2.14 crashes on an emulated Cortex-A76
             yield {"measure": "failure", "core": core, "engine": engine, "error": str(error)}
             continue
         for row in stages(done.stdout, done.stderr):

@@ -114,17 +114,19 @@ def robustness(
 
 
 @bench.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--model", "-m", help="Bundled model or .tflite file, instead of runs.")
+@click.option(
+    "--model", "-m", "models", multiple=True, help="Bundled model or .tflite file; several times.  [default: default]"
+)
 @click.option("--corpus", "corpora", multiple=True, required=True, help="ravdess, emodb, tess or nemo; several times.")
 @data_option
-@click.option("--protocol", type=click.Choice(PROTOCOLS), required=True, help="Whose test speakers are enrolled.")
+@click.option(
+    "--protocol", type=click.Choice(PROTOCOLS[:3]), default="ship-test", show_default=True, help="Who is enrolled."
+)
 @click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
 @out_option()
 @as_json
 def enrolment(
-    runs: tuple[Path, ...],
-    model: str | None,
+    models: tuple[str, ...],
     corpora: tuple[str, ...],
     data: Path,
     protocol: str,
@@ -136,17 +138,15 @@ def enrolment(
 
     \b
     Example:
-      serkit bench enrolment runs/serkit-* --corpus ravdess --protocol speaker-independent --data ~/corpora
+      serkit bench enrolment --corpus ravdess --corpus emodb --data ~/corpora
     """
-    if bool(runs) == (model is not None):
-        raise click.UsageError("give either run folders or --model")
-    prepare_keras()
+    needs("train", "sklearn")
     from serkit.benchmarks import enrolment as job
     from serkit.train.results import write_results
 
     rows = []
-    for run, corpus in itertools.product(runs or (None,), corpora):
-        rows.append(job.measure(run, model, corpus, data, protocol, engine))
+    for model, corpus in itertools.product(models or ("default",), corpora):
+        rows.append(job.measure(model, corpus, data, protocol, engine))
         click.echo(json.dumps({"schema": 1, **rows[-1]}) if as_json else job.line(rows[-1]))
     if out is not None:
         write_results(out, "enrolment", rows)

@@ -1,35 +1,58 @@
-"""What half of a person's neutral utterances, heard before, change in the answers to all their others."""
+"""What `serkit enroll` with half of a person's neutral utterances changes in the answers to all their others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from serkit.edge.bundle import read_bundle
-from serkit.edge.errors import VoiceError
-from serkit.train.enrolment import fit_enrolment, heard_by_run, score_enrolment
+import numpy as np
+import numpy.typing as npt
+
+from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.stream import Recognizer
+from serkit.edge.voice import enroll, strength
+from serkit.train.enrolment import score_enrolment
 from serkit.train.evaluate import Scorer
 
+PAUSE_S = 0.5  # between the utterances that enroll
 
-def measure(run: Path | None, model: str | None, corpus: str, data: Path, protocol: str, engine: str) -> dict[str, Any]:
-    """One row of figures.
+
+def measure(model: str, corpus: str, data: Path, protocol: str, engine: str) -> dict[str, Any]:
+    """One row of figures: each test speaker is enrolled as on the device, from one stream of neutral utterances.
 
     Args:
-        run: A finished run folder: neutral point and strength are fitted on its validation speakers now.
-        model: Or a bundle: they are what it carries.
+        model: A bundle; everybody's neutral point and the strength are those that it carries.
         corpus, data, protocol, engine: As for `serkit.train.evaluate.evaluate`.
 
     Returns:
-        What was fitted, and `serkit.train.enrolment.score_enrolment` on the test side.
+        The strength, and `serkit.train.enrolment.score_enrolment` on the test side.
 
     Raises:
-        VoiceError: Too few validation speakers.
+        VoiceError: The model takes no voice, or gains nothing.
     """
-    scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
-    fitted = read_bundle(str(model)).info.get("enrolment") if run is None else fit_enrolment(heard_by_run(run))
-    if not fitted:
-        raise VoiceError(f"{run or model}: too few validation speakers to fit anything on; choose another")
-    return {**scorer.about(), "fitted": fitted, **score_enrolment(scorer.heard(), fitted)}
+    bundle = read_bundle(model)
+    factor = strength(bundle)
+    scorer = Scorer(run=None, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
+    heard = scorer.heard()
+    speech_s: list[float] = []
+
+    def offset(half: list[int]) -> npt.NDArray[np.float64]:
+        voice = _enrolled(bundle, [scorer.samples[i] for i in half], engine)
+        speech_s.append(voice[1])
+        return voice[0]
+
+    figures = score_enrolment(heard, dict.fromkeys(heard.enrollable(), offset))
+    return {**scorer.about(), "strength": factor, "speech_s": round(float(np.median(speech_s)), 1), **figures}
+
+
+def _enrolled(
+    bundle: Bundle, utterances: list[npt.NDArray[np.float32]], engine: str
+) -> tuple[npt.NDArray[np.float64], float]:
+    """A voice's offset, and the seconds of speech it took."""
+    pause = np.zeros(int(PAUSE_S * bundle.frontend.sample_rate), np.float32)
+    stream = np.concatenate([part for samples in utterances for part in (samples, pause)])
+    voice = enroll(Recognizer(bundle, engine), [stream], "test", "", least_s=0.0)
+    return np.array(voice.offset), voice.speech_s
 
 
 def line(row: dict[str, Any]) -> str:
@@ -37,7 +60,7 @@ def line(row: dict[str, Any]) -> str:
     changes = row["per_voice_change"]
     worst = min(changes, key=changes.__getitem__)
     return (
-        f"{row['model']:<20} {row['corpus']:<8} {row['protocol']:<20} fold {row['fold']}  strength "
-        f"{row['fitted']['strength']:g}  UAR {row['uar_before']:.3f} -> {row['uar_after']:.3f}  neutral missed "
+        f"{row['model']:<20} {row['corpus']:<8} {row['protocol']:<20} {row['speech_s']:.0f} s, strength "
+        f"{row['strength']:g}  UAR {row['uar_before']:.3f} -> {row['uar_after']:.3f}  neutral missed "
         f"{row['neutral_missed_before']:.3f} -> {row['neutral_missed_after']:.3f}  worst {worst} {changes[worst]:+.3f}"
     )

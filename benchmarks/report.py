@@ -194,16 +194,17 @@ def _sessions(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def _enrolment(results: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
-        "| model | corpus | protocol | strength | UAR without | UAR with | change | neutral taken for something else | "
-        "worst change of a speaker |",
-        f"|{'---|' * 9}",
+        "| model | corpus | protocol | heard before | strength | UAR without | UAR with | change | "
+        "neutral taken for something else | worst change of a speaker |",
+        f"|{'---|' * 10}",
     ]
     for name in sorted(n for n in results if n.startswith("enrolment")):
         for r in results[name]["rows"]:
             changes = r["per_voice_change"]
             worst = min(changes, key=changes.__getitem__)
             cells = [
-                f"{r['model']} ({r['format']})", r["corpus"], _protocol(r), f"{r['fitted']['strength']:g}",
+                f"{r['model']} ({r['format']})", r["corpus"], _protocol(r),
+                f"{r['speech_s']:g} s", f"{r['strength']:g}",
                 f"{r['uar_before']:.3f}", f"{r['uar_after']:.3f}", f"{r['uar_after'] - r['uar_before']:+.3f}",
                 f"{r['neutral_missed_before']:.1%} to {r['neutral_missed_after']:.1%}",
                 f"{changes[worst]:+.3f} ({worst})",
@@ -364,9 +365,9 @@ def more_tables() -> str:
         *_sessions(results),
         "## One person",
         "",
-        "Test speakers heard after `serkit enroll` with half of their neutral utterances (RAVDESS: 7 s, not the 30 s",
-        "of ordinary speech it asks for), which are not scored; then with the other half. Everybody's neutral point",
-        "and the strength come from validation speakers alone; a strength of 0 means that nothing helped.",
+        "Test speakers after `serkit enroll` with half of their neutral utterances, which are not scored, then with",
+        "the other half; RAVDESS has only a few seconds, not the 30 s of ordinary speech that it asks for.",
+        "Everybody's neutral point and the strength were fitted on validation speakers alone.",
         "",
         *_enrolment(results),
         "## Who speaks",

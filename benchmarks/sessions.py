@@ -290,21 +290,22 @@ def tune(
         "refractory_s": (0, 5, 10),
         "prior": (0.2, 0.3, 0.4, 0.5, 0.6),
     }
-    alarms = [name for name in settings.classes if name != settings.resting]
-    choices |= dict.fromkeys(alarms, (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99))
+    alarms = {f"enter, {name}": name for name in settings.classes if name != settings.resting}
+    choices |= dict.fromkeys(alarms or ["enter"], (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99))
 
     def made(values: dict[str, float]) -> DecisionSettings:
         classes = dict(settings.classes)
         if settings.resting in classes:
             classes[settings.resting] = replace(classes[settings.resting], prior=values["prior"])
-        for name in alarms:
-            classes[name] = replace(classes[name], enter=float(values[name]))
+        for key, name in alarms.items():
+            classes[name] = replace(classes[name], enter=float(values[key]))
         numbers = {k: float(v) for k, v in values.items() if k != "prior" and k not in alarms}
-        lowest = min([settings.enter, *(values[name] for name in alarms)])
+        lowest = min(values[key] for key in alarms or ["enter"])
         return replace(settings, **numbers | {"leave": min(numbers["leave"], lowest)}, classes=classes)  # type: ignore[arg-type]
 
     first = {n: float(getattr(settings, n)) for n in choices if n != "prior" and n not in alarms}
-    first |= {name: settings.enter if (own := settings.classes[name].enter) is None else own for name in alarms}
+    own = {key: settings.classes[name].enter for key, name in alarms.items()}
+    first |= {key: settings.enter if enter is None else enter for key, enter in own.items()}
     given = settings.classes[settings.resting].prior if settings.resting in settings.classes else None
     first["prior"] = 1 / max(1, len(settings.classes)) if given is None else given
     best = (loss(heard, bundle, made(first)), first)

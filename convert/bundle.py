@@ -25,12 +25,12 @@ from serkit.edge.signature import sign, signing_key
 from serkit.edge.stream import Recognizer
 from serkit.edge.window import softmax
 from serkit.train.corpora import CORPORA
-from serkit.train.enrolment import fit_enrolment, heard_by_run
+from serkit.train.enrolment import Heard, fit_enrolment, heard_by_run
 from serkit.train.environment import commit, versions
 from serkit.train.metrics import fit_unsure
 from serkit.train.recipe import Recipe
-from serkit.train.runs import Reference, learned_from, load_run
-from serkit.train.scoring import pool_utterances, window_utterances
+from serkit.train.runs import Reference, learned_from, load_run, load_trained
+from serkit.train.scoring import keras_logits, pool_utterances, window_utterances
 
 #: The oldest serkit whose edge runs what is written here.
 MIN_SERKIT = "0.1.0"
@@ -93,11 +93,9 @@ def convert_formats(
     calibration = window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
     graphs = export(run, list(outputs), calibration, lstm)
     training = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-    heard = heard_by_run(run)
-    trained, windows = heard.logits, heard.windows
-    known = np.array([recipe.labels.index(e) for e in heard.emotions])
-    pooled = pool_utterances(softmax(trained, metrics["temperature"]), windows, len(known))
-    tuned = {"enrolment": fit_enrolment(heard), "unsure": fit_unsure(pooled, known)}
+    windows = window_utterances(reference.frames("validation"), recipe.frontend, recipe.window)
+    trained = keras_logits(load_trained(run))(windows.inputs)
+    tuned = _tuned(heard_by_run(run))
     written = {}
     for format, output in outputs.items():
         info = _info(recipe, metrics, split, training, format, name or output.stem)
@@ -113,6 +111,15 @@ def convert_formats(
         write_bundle(output, graphs[format], info, model_card(info), key)
         written[format] = info
     return written
+
+
+def _tuned(heard: Heard | None) -> dict[str, Any]:
+    """What is decided on the speech of validation speakers; nothing where there were none."""
+    if heard is None:
+        return {"enrolment": None}
+    truth = np.array([list(heard.labels).index(e) for e in heard.emotions])
+    pooled = pool_utterances(softmax(heard.logits, heard.temperature), heard.windows, len(truth))
+    return {"enrolment": fit_enrolment(heard), "unsure": fit_unsure(pooled, truth)}
 
 
 def _info(

@@ -18,7 +18,10 @@ def _enrolment(enrolment: dict[str, Any] | None) -> str:
     )
 
 
-def _unsure(unsure: dict[str, float] | None) -> str:
+def _unsure(info: dict[str, Any]) -> str:
+    if "unsure" not in info:
+        return "From which confidence an answer is sure was not measured: no strangers validated."
+    unsure = info["unsure"]
     if unsure is None:
         return "No confidence makes three of four validation answers right: take every answer as unsure."
     return (
@@ -55,8 +58,9 @@ It hears {w["n_frames"] * f["hop_length"] / f["sample_rate"]:.2f} s at a time, e
 
 ## Figures
 
-Protocol `{info["split"]["protocol"]}`, Keras weights before conversion; epoch and temperature were chosen on the
-validation side alone. UAR is the unweighted average recall over the emotions the corpus has.
+Protocol `{info["split"]["protocol"]}`, Keras weights before conversion; epoch, temperature and what is said of sure
+answers and of enrolment were chosen on the validation side alone. UAR is the unweighted average recall over the
+emotions the corpus has.
 
 | corpus | side | utterances | UAR | accuracy | macro-F1 | ECE | worst speaker's UAR |
 |---|---|---|---|---|---|---|---|
@@ -66,7 +70,7 @@ UAR by speaker, over the emotions that each has:
 
 {people}
 
-{_unsure(info["unsure"])}
+{_unsure(info)}
 
 Conversion, on {p["n_utterances"]} validation utterances: max |dp| {p["max_abs_dp"]}, label agreement
 {p["utterance_label_agreement"]:.3f}, UAR {p["uar_keras"]:.3f} before and {p["uar"]:.3f} after.

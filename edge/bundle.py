@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import zipfile
 import zlib
@@ -44,6 +45,9 @@ class Bundle:
         window: Frames to model inputs.
         temperature: Divides the logits before the softmax.
         format: ``float32``, ``float16``, ``dynamic`` or ``int8``.
+        sure_from: Confidence from which an answer is sure, above 1 where none is; None where nobody measured it.
+        neutral_logits: Everybody's neutral speech, one number per label, for `serkit enroll`; None: never measured.
+        enrolment: How much of a voice's own point counts, 0 to 1; 0 where it helps nobody.
         info: All of ``model.json``.
         card: The model card, Markdown.
         signed_by: Id of the key that signed it.
@@ -58,6 +62,9 @@ class Bundle:
     window: WindowSettings
     temperature: float
     format: str
+    sure_from: float | None
+    neutral_logits: tuple[float, ...] | None
+    enrolment: float
     info: dict[str, Any]
     card: str
     signed_by: str
@@ -165,6 +172,9 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
             window=build(WindowSettings, info["window"], "window"),
             temperature=float(info["temperature"]),
             format=str(info["format"]),
+            sure_from=_sure_from(info),
+            neutral_logits=_neutral_logits(info),
+            enrolment=float((info.get("enrolment") or {"strength": 0.0})["strength"]),
             info=info,
             card=card,
             signed_by=signed_by,
@@ -176,6 +186,21 @@ def parse_bundle(data: bytes, path: Path, signed_by: str) -> Bundle:
     if data[4:8] != b"TFL3" or not bundle.labels or not bundle.temperature > 0:
         raise ModelError(f"{path.name}: not a serkit model (no TFLite graph, labels or temperature); convert it again")
     return bundle
+
+
+def _sure_from(info: dict[str, Any]) -> float | None:
+    if "unsure" not in info:
+        return None
+    return 2.0 if info["unsure"] is None else float(info["unsure"]["below"])
+
+
+def _neutral_logits(info: dict[str, Any]) -> tuple[float, ...] | None:
+    if info.get("enrolment") is None:
+        return None
+    logits = tuple(float(x) for x in info["enrolment"]["logits"])
+    if len(logits) != len(info["labels"]) or not all(math.isfinite(x) for x in logits):
+        raise ValueError("its neutral point is not one number per label")
+    return logits
 
 
 def _whole(version: Any) -> int:

@@ -194,8 +194,10 @@ class Service:
     def _built(self, config: Config, stored: Path | None) -> Listener:
         try:
             listener = listen(self._source or "mic", model=stored, config=config, wait=True)
-        except VoiceError as error:  # an updated model, say: better everybody alike than nobody
-            say(f"everybody is heard alike: {error}", WARNING)
+        except VoiceError as error:
+            if config is not self._config:  # a reload: the old configuration stays
+                raise
+            say(f"everybody is heard alike: {error}", WARNING)  # after an update of the model, say: better than nobody
             listener = listen(self._source or "mic", model=stored, config=replace(config, voice=None), wait=True)
         try:
             seconds, bundle = self_test(listener.recognizer), listener.recognizer.bundle

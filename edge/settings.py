@@ -70,7 +70,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any or (isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool))):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise SettingsError(f"{where} is a number of {len(str(value))} digits; a smaller one is needed") from None
     if hasattr(hint, "__dataclass_fields__"):
         return build(hint, value, where)
     needed = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, hint.__name__)

@@ -61,7 +61,7 @@ class Recognizer:
         offset: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.bundle = bundle
-        self._offset = offset
+        self.offset = offset
         self.engine = Engine(bundle.data, bundle.window.hop_frames, engine, threads)
         expected = (bundle.window.input_frames, bundle.frontend.n_features)
         if self.engine.input_shape != expected or self.engine.n_labels != len(bundle.labels):
@@ -78,7 +78,7 @@ class Recognizer:
         In a stream, ``hop`` says which hop it begins with; see `serkit.edge.engine.Engine.logits`.
         """
         logits = self.engine.logits(normalise(window, self.bundle.window), hop)
-        return softmax(logits if self._offset is None else logits - self._offset, self.bundle.temperature)
+        return softmax(logits if self.offset is None else logits - self.offset, self.bundle.temperature)
 
     def windows(
         self, blocks: Iterable[Array], gate: VoiceGate | None = None, pace: Pace | None = None
@@ -208,13 +208,12 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
         )
     probabilities = total / weight
     best = int(np.argmax(probabilities))
-    unsure = bundle.info.get("unsure")
     return Prediction(
         path=str(path),
         duration_s=duration_s,
         emotion=bundle.labels[best],
         confidence=float(probabilities[best]),
-        sure=bool(probabilities[best] >= unsure["below"]) if unsure else None,
+        sure=None if bundle.sure_from is None else bool(probabilities[best] >= bundle.sure_from),
         probabilities=dict(zip(bundle.labels, probabilities.tolist(), strict=True)),
         speech_ratio=speech / n_windows,
         model=bundle.name,

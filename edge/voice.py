@@ -9,6 +9,7 @@ nothing from which words could be told. How it was found and what it brings: `se
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.bundle import Bundle
-from serkit.edge.disk import read_file, write_whole
+from serkit.edge.disk import read_file, sync_folder, write_whole
 from serkit.edge.errors import VoiceError
 from serkit.edge.settings import build
 from serkit.edge.signature import trust_folder
@@ -28,8 +29,10 @@ from serkit.edge.vad import VoiceGate
 
 SCHEMA = 1
 LEAST_S = 10.0  # of speech; less says more about the sentence than about the voice
+_LARGEST_OFFSET = 100.0  # further moves no answer that a network gives
 _PATIENCE = 10.0  # times the seconds that are asked for; who is silent for longer is not there
 _LARGEST_BYTES = 65536
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Voice:
     """What is kept of a voice.
 
     Attributes:
-        name: What it is called.
+        name: What it is called; its file has the same name.
         model: Name of the model that heard it.
         model_sha256: Of that model's file: another one's logits are others.
         speech_s: Speech it heard, s.
@@ -66,8 +69,8 @@ def check_name(name: str) -> None:
     Raises:
         VoiceError: It cannot be a file's name.
     """
-    if not re.fullmatch(r"\w[\w-]{0,63}", name):
-        raise VoiceError(f"{name!r} is no name for a voice; use letters, digits, '-' and '_'")
+    if not _NAME.fullmatch(name):
+        raise VoiceError(f"{name!r} is no name for a voice; up to 64 of a to z, A to Z, digits, '-' and '_' are needed")
 
 
 def _path(name: str) -> Path:
@@ -78,20 +81,22 @@ def _path(name: str) -> Path:
 
 
 def strength(bundle: Bundle) -> float:
-    """How much of a voice's own point a model takes into account.
+    """How much of a voice's own point a model takes into account, more than 0.
 
     Raises:
         VoiceError: Enrolment does not help this model, or it was never tried.
     """
-    enrolment = bundle.info.get("enrolment")
-    if not enrolment:
-        raise VoiceError(f"{bundle.name} takes no voice: it had too few validation speakers; use another model")
-    if not enrolment["strength"]:
+    if bundle.neutral_logits is None:
+        raise VoiceError(
+            f"{bundle.name} takes no voice: it was converted before there was enrolment, or had too few validation "
+            "speakers; use another model"
+        )
+    if not bundle.enrolment:
         raise VoiceError(
             f"{bundle.name} gains nothing from enrolment: on its validation speakers no strength was better than none; "
             "it listens as well without"
         )
-    return float(enrolment["strength"])
+    return bundle.enrolment
 
 
 def enroll(
@@ -101,6 +106,7 @@ def enroll(
     created: str,
     *,
     seconds: float = 30.0,
+    least_s: float = LEAST_S,
     gate: VoiceGate | None = None,
     heard: Callable[[float], None] = lambda seconds: None,
 ) -> Voice:
@@ -111,7 +117,8 @@ def enroll(
         blocks: Ordinary, unexcited speech of this one person.
         name: What to call the voice.
         created: The time it is, ISO 8601.
-        seconds: Of speech, at least `LEAST_S`.
+        seconds: Of speech to hear.
+        least_s: Of speech to be content with.
         gate: Judges what is speech; without it, levels do.
         heard: Called after every window with the seconds of speech so far.
 
@@ -120,7 +127,10 @@ def enroll(
     """
     bundle = recognizer.bundle
     factor = strength(bundle)
-    hop_s = bundle.window.hop_frames * bundle.frontend.hop_length / bundle.frontend.sample_rate
+    if recognizer.offset is not None:
+        raise VoiceError("this recognizer hears an enrolled voice already; enroll with one that hears everybody alike")
+    frame_s = bundle.frontend.hop_length / bundle.frontend.sample_rate
+    hop_s, window_s = bundle.window.hop_frames * frame_s, bundle.window.n_frames * frame_s
     total, weight, speech_s, time_s = np.zeros(len(bundle.labels)), 0.0, 0.0, 0.0
     for window in recognizer.windows(blocks, gate):
         time_s = window.time_s
@@ -129,17 +139,18 @@ def enroll(
                 window.speech_ratio * bundle.temperature * np.log(window.probabilities)
             )  # its logits, but a constant
             weight += window.speech_ratio
-            speech_s = weight * hop_s  # windows overlap: each one counts for its hop
+            # windows overlap: each one counts for its hop, the first for all of it
+            speech_s += window.speech_ratio * (hop_s if speech_s else window_s)
         heard(min(speech_s, seconds))
         if speech_s >= seconds or time_s > _PATIENCE * seconds:
             break
-    if speech_s < LEAST_S:
+    if speech_s < least_s or not weight:
         raise VoiceError(
-            f"{speech_s:.1f} s of speech were heard in {time_s:.0f} s; at least {LEAST_S:g} s are needed: speak "
+            f"{speech_s:.1f} s of speech were heard in {time_s:.0f} s; at least {least_s:g} s are needed: speak "
             "longer, louder or closer to the microphone. Nothing was kept"
         )
     point = total / weight
-    offset = factor * (point - point.mean() - np.array(bundle.info["enrolment"]["logits"]))
+    offset = factor * (point - point.mean() - np.array(bundle.neutral_logits))
     return Voice(
         name=name,
         model=bundle.name,
@@ -156,10 +167,14 @@ def write_voice(voice: Voice) -> Path:
     Raises:
         VoiceError: It cannot be written.
     """
+    check_name(voice.name)
     path = _path(voice.name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:  # the service reads what root wrote
+            path.parent.chmod(0o755)
         write_whole(path, json.dumps(asdict(voice), indent=1).encode())
+        sync_folder(path.parent)
     except OSError as error:
         raise VoiceError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
     return path
@@ -175,14 +190,14 @@ def read_voice(name: str) -> Voice:
     try:
         voice = build(Voice, json.loads(read_file(path, _LARGEST_BYTES)), str(path))
     except FileNotFoundError:
-        known = ", ".join(voices()) or "none yet"
-        raise VoiceError(f"no voice {name!r}; enrolled: {known} (`serkit enroll NAME` adds one)") from None
+        raise _unknown(name) from None
     except OSError as error:
         raise VoiceError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:
         raise VoiceError(f"{path}: not a voice ({error}); `serkit enroll` makes one") from None
-    if voice.schema != SCHEMA or not np.all(np.isfinite(voice.offset)):
-        raise VoiceError(f"{path}: not a voice of schema {SCHEMA}; `serkit enroll {voice.name}` makes it again")
+    whole = voice.schema == SCHEMA and voice.name == path.stem
+    if not whole or not all(abs(x) <= _LARGEST_OFFSET for x in voice.offset):  # NaN is not either
+        raise VoiceError(f"{path}: not a voice of this name and schema {SCHEMA}; `serkit enroll` makes one")
     return voice
 
 
@@ -197,25 +212,32 @@ def voice_offset(name: str | None, bundle: Bundle) -> npt.NDArray[np.float64] | 
     voice = read_voice(name)
     if voice.model_sha256 != sha256(bundle.data).hexdigest() or len(voice.offset) != len(bundle.labels):
         raise VoiceError(
-            f"voice {voice.name} was enrolled with {voice.model}, and {bundle.name} that listens is another file; "
-            f"`serkit enroll {voice.name}` hears it again"
+            f"voice {voice.name} was enrolled with another model than the {bundle.name} that listens; "
+            f"`serkit enroll {voice.name} --model {bundle.path}` hears it again"
         )
     return np.array(voice.offset)
 
 
 def voices() -> list[str]:
-    """Names of all that are kept here."""
-    return sorted(p.stem for p in folder().glob("*.json"))
+    """Names of all that are kept here, whether or not they can be read."""
+    return sorted(p.stem for p in folder().glob("*.json") if _NAME.fullmatch(p.stem))
 
 
 def remove_voice(name: str) -> None:
-    """Forget a voice.
+    """Forget a voice, be its file whole or not.
 
     Raises:
         VoiceError: There is none, or it cannot be removed.
     """
-    read_voice(name)
+    check_name(name)
     try:
         _path(name).unlink()
+    except FileNotFoundError:
+        raise _unknown(name) from None
     except OSError as error:
-        raise VoiceError(f"{_path(name)}: cannot be removed ({error.strerror})") from None
+        raise VoiceError(f"{_path(name)}: cannot be removed ({error.strerror}); check its permissions") from None
+
+
+def _unknown(name: str) -> VoiceError:
+    known = ", ".join(voices()) or "none yet"
+    return VoiceError(f"no voice {name!r}; enrolled: {known} (`serkit enroll NAME` adds one)")

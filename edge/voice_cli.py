@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from serkit.edge.cli import as_json
+from serkit.edge.cli import as_json, say_error
+from serkit.edge.errors import VoiceError
 
 
 @click.command()
-@click.argument("name", default="me")
+@click.argument("name", required=False)
 @click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
 @click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
-@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
+@click.option("--model", "-m", default="default", show_default=True, help="The model that will listen.")
 @click.option(
     "--seconds",
     type=click.FloatRange(10, 600),
@@ -29,7 +30,7 @@ from serkit.edge.cli import as_json
 @click.option("--remove", is_flag=True, help="Forget NAME, and do nothing else.")
 @as_json
 def enroll(
-    name: str,
+    name: str | None,
     source: str,
     device: str | None,
     model: str,
@@ -51,11 +52,21 @@ def enroll(
     """
     from serkit.edge.voice import read_voice, remove_voice, voices, write_voice
 
-    if only_list:
+    if only_list != (name is None) or (only_list and remove):
+        raise click.UsageError("give a NAME, a NAME with --remove, or --list alone")
+    if name is None:
+        failed = False
         for known in voices():
-            voice = read_voice(known)
+            try:
+                voice = read_voice(known)
+            except VoiceError as error:
+                say_error(error)
+                failed = True
+                continue
             line = f"{voice.name:<20} {voice.speech_s:5.1f} s of speech, {voice.model}, {voice.created}"
             click.echo(json.dumps(asdict(voice)) if as_json else line)
+        if failed:
+            sys.exit(1)
         return
     if remove:
         remove_voice(name)
@@ -94,7 +105,7 @@ def _heard(name: str, source: str, device: str | None, model: str, seconds: floa
     else:
         opened = FileSource(source, rate, 512)
     if source == "mic":
-        click.echo(f"serkit: speak as always, about anything, until {seconds:g} s are heard; Ctrl-C ends", err=True)
+        click.echo(f"serkit: speak as always, about anything, until {seconds:g} s are heard; Ctrl-C gives up", err=True)
     live = sys.stderr.isatty()
 
     def heard(speech_s: float) -> None:

@@ -238,14 +238,16 @@ Description: two
     assert document["metadata"]["component"]["version"] == "1.2~git1+py3.11"
 
 
-def test_a_whole_configuration_and_keys_lie_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_whole_configuration_keys_and_voices_lie_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "serkit.toml").write_text("[pace]\nhops = 2\n\n[web]\n")
     (tmp_path / "mine.pub").write_text("untrusted comment: a key\nRWQ=\n")
+    (tmp_path / "anna.json").write_text('{"name": "anna"}')
     code, root = device(tmp_path, "microphone = USB\n")
     assert (code, capsys.readouterr().err) == (0, "")
     written = (root / "etc/serkit/serkit.toml").read_text()
     assert tomllib.loads(written) == {"device": "USB", "pace": {"hops": 2}, "web": {}}
     assert (root / "etc/serkit/trusted/mine.pub").read_text().endswith("RWQ=\n")
+    assert (root / "etc/serkit/voices/anna.json").read_text() == '{"name": "anna"}'
     assert "IPAddressAllow=any" in (root / "etc/systemd/system/serkit.service.d/reach.conf").read_text()
 
 

@@ -33,6 +33,8 @@ def _in_a_folder(ctx: click.Context, parameter: click.Parameter, out: Path | Non
     """Before the work, not after it: can a file be written there?"""
     if out is not None and not out.parent.is_dir():
         raise SettingsError(f"{out}: no folder {out.parent}; make it first")
+    if out is not None and out.exists() and not out.is_file():  # a device would be replaced by a file
+        raise SettingsError(f"{out}: not a file; give the name of one")
     return out
 
 

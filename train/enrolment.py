@@ -12,7 +12,7 @@ Everybody's neutral point and the strength come from validation speakers alone, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,11 @@ from serkit.train.scoring import Windows, keras_logits, pool_utterances, window_
 #: Strengths tried, the first that does best is taken; 0 is off.
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5)
 
+#: Utterances that are sung: nobody's ordinary speech.
+SUNG = "ravdess-song/"
+
 Logits = npt.NDArray[np.float32]
+Offset = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,18 +71,29 @@ class Heard:
         return sorted({v for v in self.voices if len(self.neutral(v)) >= 2})
 
 
-def heard_by_run(run: Path) -> Heard:
-    """What a finished run's model hears in its validation speakers."""
-    recipe, metrics, _ = load_run(run)
+def heard_by_run(run: Path) -> Heard | None:
+    """What a finished run's model hears in the speech of its validation speakers; singing is left out.
+
+    None where these are no strangers: after a random split, or where a single voice validates itself.
+    """
+    recipe, metrics, split = load_run(run)
+    if set(split["train"]["voices"]) & set(split["validation"]["voices"]):
+        return None
     reference = Reference(run)
-    windows = window_utterances(reference.frames("validation"), recipe.frontend, recipe.window)
+    names, emotions, frames = (
+        reference.names("validation"),
+        reference.emotions("validation"),
+        reference.frames("validation"),
+    )
+    spoken = [i for i, name in enumerate(names) if not name.startswith(SUNG)]
+    windows = window_utterances([frames[i] for i in spoken], recipe.frontend, recipe.window)
     predictions = json.loads((run / "predictions.json").read_text(encoding="utf-8"))["validation"]
     voices = {p["utterance"]: p["voice"] for p in predictions}
     return Heard(
         logits=keras_logits(load_trained(run))(windows.inputs),
         windows=windows,
-        voices=[voices[name] for name in reference.names("validation")],
-        emotions=reference.emotions("validation"),
+        voices=[voices[names[i]] for i in spoken],
+        emotions=[emotions[i] for i in spoken],
         labels=recipe.labels,
         temperature=metrics["temperature"],
     )
@@ -90,20 +105,27 @@ def neutral_point(heard: Heard, leave_out: str | None = None) -> npt.NDArray[np.
     return np.asarray(np.mean(points, axis=0))
 
 
-def enrolled(heard: Heard, voice: str, point: npt.NDArray[np.float64], strength: float) -> list[tuple[str, str]]:
+def enrolled(heard: Heard, voice: str, offset: Callable[[list[int]], Offset]) -> list[tuple[str, str]]:
     """Truth and answer of a voice's utterances, heard after half of its neutral ones and again after the other half.
 
-    The half that enrolled is not scored, so the neutral utterances count once and the others twice.
+    The half that enrolled is not scored, so the neutral utterances count once and the others twice. In the order of
+    their names RAVDESS's halves are two sentences, so none is enrolled with and scored.
+
+    Args:
+        heard: The utterances of this and other voices.
+        voice: Whose.
+        offset: Utterances that enroll to what is taken from all logits.
     """
     neutral = heard.neutral(voice)
     pairs = []
-    for half in (neutral[::2], neutral[1::2]):
-        offset = strength * (heard.mean_logits(half) - point)
+    for half in (neutral[: len(neutral) // 2], neutral[len(neutral) // 2 :]):
         scored = [i for i, v in enumerate(heard.voices) if v == voice and i not in half]
         mine = np.isin(heard.windows.owner, scored)
         owner = np.searchsorted(scored, heard.windows.owner[mine])
         part = Windows(heard.windows.inputs[:0], owner, heard.windows.speech[mine])
-        probabilities = pool_utterances(softmax(heard.logits[mine] - offset, heard.temperature), part, len(scored))
+        probabilities = pool_utterances(
+            softmax(heard.logits[mine] - offset(half), heard.temperature), part, len(scored)
+        )
         answers = (heard.labels[k] for k in probabilities.argmax(axis=1))
         pairs += list(zip((heard.emotions[i] for i in scored), answers, strict=True))
     return pairs
@@ -123,12 +145,15 @@ def fit_enrolment(validation: Heard) -> dict[str, Any] | None:
     voices = validation.enrollable()
     if len(voices) < 3:
         return None
-    figures = []
-    for strength in STRENGTHS:
-        pairs = [
-            pair for v in voices for pair in enrolled(validation, v, neutral_point(validation, leave_out=v), strength)
-        ]
-        figures.append(_uar(pairs))
+    points = {v: neutral_point(validation, leave_out=v) for v in voices}
+
+    def uar_with(strength: float) -> float:
+        def offset(half: list[int]) -> Offset:
+            return strength * (validation.mean_logits(half) - points[validation.voices[half[0]]])
+
+        return _uar([pair for v in voices for pair in enrolled(validation, v, offset)])
+
+    figures = [uar_with(strength) for strength in STRENGTHS]
     best = int(np.argmax(figures))
     return {
         "logits": [round(float(x), 4) for x in neutral_point(validation)],
@@ -139,24 +164,26 @@ def fit_enrolment(validation: Heard) -> dict[str, Any] | None:
     }
 
 
-def score_enrolment(test: Heard, fitted: dict[str, Any]) -> dict[str, Any]:
+def score_enrolment(test: Heard, offsets: dict[str, Callable[[list[int]], Offset]]) -> dict[str, Any]:
     """What it changes for speakers whom nothing was fitted on.
+
+    Args:
+        test: Their utterances.
+        offsets: Of each of their voices, for `enrolled`.
 
     Returns:
         ``uar_before`` and ``uar_after``; of the neutral utterances the share taken for something else,
         ``neutral_missed_before`` and ``_after``; each voice's change in UAR, ``per_voice_change``.
     """
-    point = np.array(fitted["logits"])
-    rows: dict[float, dict[str, list[tuple[str, str]]]] = {
-        strength: {v: enrolled(test, v, point, strength) for v in test.enrollable()}
-        for strength in (0.0, fitted["strength"])
+    none = np.zeros(len(test.labels))
+    before = {v: enrolled(test, v, lambda half: none) for v in offsets}
+    after = {v: enrolled(test, v, offset) for v, offset in offsets.items()}
+    both = {
+        when: [p for v in by_voice.values() for p in v] for when, by_voice in (("before", before), ("after", after))
     }
-    before, after = rows[0.0], rows[fitted["strength"]]
-    both = {"before": [p for v in before.values() for p in v], "after": [p for v in after.values() for p in v]}
     figures: dict[str, Any] = {f"uar_{when}": round(_uar(pairs), 4) for when, pairs in both.items()}
     for when, pairs in both.items():
-        figures[f"neutral_missed_{when}"] = round(
-            float(np.mean([answer != "neutral" for truth, answer in pairs if truth == "neutral"])), 4
-        )
+        missed = [answer != "neutral" for truth, answer in pairs if truth == "neutral"]
+        figures[f"neutral_missed_{when}"] = round(float(np.mean(missed)), 4)
     figures["per_voice_change"] = {v: round(_uar(after[v]) - _uar(before[v]), 4) for v in before}
     return figures

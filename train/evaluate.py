@@ -67,6 +67,11 @@ class Scorer:
     Args:
         run, model, corpus, data, protocol, engine: As for `evaluate`.
 
+    Attributes:
+        sample_rate: Hz.
+        samples: Of each utterance, in the order of `heard`.
+        noise_kinds: What the model heard in training; None where it does not say.
+
     Raises:
         CorpusError: The model learned from what would be scored, or no recording can be used.
     """
@@ -81,14 +86,14 @@ class Scorer:
         split = protocol_split(corpus, data, protocol, source["labels"], source["split"])
         learned = source["learned_from"]
         check_unseen(split, learned["utterances"], learned["voices"])
-        self._utterances, self._samples, self._refused = _recordings(split.test, self.sample_rate)
+        self._utterances, self.samples, self._refused = _recordings(split.test, self.sample_rate)
 
     def row(self, condition: conditions.Condition | None = None) -> dict[str, Any]:
         """Figures under one condition, clean by default."""
         source = self._source
         frames = [
             features(samples if condition is None else condition.apply(samples, u.name), source["frontend"])
-            for u, samples in zip(self._utterances, self._samples, strict=True)
+            for u, samples in zip(self._utterances, self.samples, strict=True)
         ]
         windows = window_utterances(frames, source["frontend"], source["window"])
         probabilities = utterance_probabilities(source["logits"], windows, len(frames), source["temperature"])
@@ -97,7 +102,7 @@ class Scorer:
     def heard(self) -> Heard:
         """The logits of all windows, for what is decided on them afterwards."""
         source = self._source
-        frames = [features(samples, source["frontend"]) for samples in self._samples]
+        frames = [features(samples, source["frontend"]) for samples in self.samples]
         windows = window_utterances(frames, source["frontend"], source["window"])
         return Heard(
             logits=source["logits"](windows.inputs),

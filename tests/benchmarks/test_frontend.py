@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 
@@ -22,3 +24,10 @@ def test_without_tensorflow_the_graph_is_left_out_and_that_is_said(monkeypatch: 
     assert result.exit_code == 0
     assert "without the TFLite graph: TensorFlow, which builds it, is not installed" in result.output
     assert "tflite graph" not in result.output
+
+
+def test_results_never_replace_a_device() -> None:
+    done = CliRunner().invoke(main, ["bench", "frontend", "--out", "/dev/null"])
+    assert done.exit_code == 1
+    assert done.output == "serkit: /dev/null: not a file; give the name of one\n"
+    assert Path("/dev/null").is_char_device()

@@ -20,7 +20,11 @@ from serkit.train.splits import make_split
 RATE = 16000
 LABELS = ("neutral", "happy", "sad", "angry", "fearful")
 BUNDLE = SimpleNamespace(labels=LABELS, name="oracle")
-DRIVER = replace(read_preset("driver"), stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5)
+PRESET = read_preset("driver")
+DRIVER = replace(
+    PRESET, stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5,
+    classes={name: replace(c, enter=None) for name, c in PRESET.classes.items()},
+)  # fmt: skip
 
 
 def heard(speech: list[Speech], said: dict[float, str], end_s: float, kind: str = "emotion") -> Heard:

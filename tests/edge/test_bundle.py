@@ -5,6 +5,7 @@ import shutil
 import stat
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,6 +88,39 @@ def test_what_is_signed_but_no_bundle_is_refused(toy: Path) -> None:
             read_bundle(str(toy))
     toy.write_bytes(GRAPH)
     toy.with_name("toy.tflite.minisig").write_text(sign(GRAPH, signing_key(), "x"))
+    with pytest.raises(ModelError, match="not a serkit model"):
+        read_bundle(str(toy))
+
+
+def test_what_was_measured_of_sure_answers_and_enrolment_comes_along(toy: Path) -> None:
+    n = len(INFO["labels"])
+    for fields, expected in (
+        ({}, (None, None, 0.0)),  # a bundle of before
+        ({"unsure": None, "enrolment": None}, (2.0, None, 0.0)),
+        (
+            {"unsure": {"below": 0.4}, "enrolment": {"logits": [0.5] * n, "strength": 0.25}},
+            (0.4, (0.5,) * n, 0.25),
+        ),
+    ):
+        write_bundle(toy, GRAPH, INFO | fields, "", signing_key())
+        bundle = read_bundle(str(toy))
+        assert (bundle.sure_from, bundle.neutral_logits, bundle.enrolment) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"unsure": {}},
+        {"unsure": [1]},
+        {"enrolment": {"strength": 0.25}},
+        {"enrolment": {"strength": 0.25, "logits": [0.0]}},
+        {"enrolment": {"strength": 0.25, "logits": "no"}},
+        {"enrolment": {"logits": [0.0] * len(INFO["labels"])}},
+        {"enrolment": [0.25]},
+    ],
+)
+def test_a_bundle_that_says_it_wrong_is_refused(toy: Path, fields: dict[str, Any]) -> None:
+    write_bundle(toy, GRAPH, INFO | fields, "", signing_key())
     with pytest.raises(ModelError, match="not a serkit model"):
         read_bundle(str(toy))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from serkit.edge.service import Service, configuration_file, model_store, self_t
 from serkit.edge.store import ModelStore
 from serkit.edge.stream import Recognizer
 from serkit.edge.systemd import notify, say
+from serkit.edge.voice import Voice, write_voice
 
 RATE = 16000
 BY_LEVEL = "[vad]\ndetector = 'level'\n"
@@ -104,6 +106,49 @@ def test_a_model_installed_meanwhile_answers_after_a_reload(
     lines = config.with_name("events").read_text().splitlines()
     assert ['"model": "serkit-int8"' in line for line in (lines[0], lines[-1])] == [False, True]
     assert capfd.readouterr().err.count("the new configuration is refused and the old one stays") == mistake
+
+
+def anna(bundle: Bundle) -> Voice:
+    sha256 = hashlib.sha256(bundle.data).hexdigest()
+    return Voice(name="anna", model=bundle.name, model_sha256=sha256, speech_s=30.0, offset=(0.1,) * 8, created="")
+
+
+def test_a_voice_of_another_model_is_no_reason_not_to_listen(
+    config: Path, store: ModelStore, speech: np.ndarray, capfd: pytest.CaptureFixture
+) -> None:
+    write_voice(anna(read_bundle("serkit-dynamic")))
+    config.write_text('voice = "anna"\n' + config.read_text())
+    Service(config, source=spoken(speech), store=store).run()  # it has serkit-int8
+    err = capfd.readouterr().err
+    assert "everybody is heard alike: voice anna was enrolled with another model than the serkit-int8" in err
+    assert '"kind": "' in config.with_name("events").read_text()
+
+
+def test_a_reload_with_an_unknown_voice_is_refused(
+    config: Path, speech: np.ndarray, capfd: pytest.CaptureFixture
+) -> None:
+    write_voice(anna(read_bundle("default")))
+    config.write_text('voice = "anna"\n' + config.read_text())
+    opened: list[FakeSource] = []
+
+    class Editing(FakeSource):
+        def _blocks(self) -> Iterator[np.ndarray]:
+            yield from super()._blocks()
+            if len(opened) == 1:
+                config.write_text(config.read_text().replace("anna", "ana"))
+            os.kill(os.getpid(), signal.SIGHUP if len(opened) == 1 else signal.SIGTERM)
+            yield np.zeros(2 * RATE, np.float32)
+
+    def source(rate: int) -> FakeSource:
+        opened.append(Editing(speech, rate, 512))
+        return opened[-1]
+
+    service = Service(config, source=source)
+    service.run()
+    err = capfd.readouterr().err
+    assert "the new configuration is refused and the old one stays: no voice 'ana'; enrolled: anna" in err
+    assert "everybody is heard alike" not in err
+    assert len(opened) == 2
 
 
 @pytest.mark.parametrize("accepted", [False, True])

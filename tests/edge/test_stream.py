@@ -112,17 +112,15 @@ def test_a_file_and_its_stream_agree(recognizer: Recognizer, speech: np.ndarray,
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("below", "sure", "said"), [(0.0, True, "{}"), (1.01, False, "unsure, perhaps {}")])
+@pytest.mark.parametrize(("sure_from", "sure", "said"), [(0.0, True, "{}"), (2.0, False, "unsure, perhaps {}")])
 def test_an_answer_says_whether_it_is_sure(
-    bundle: Bundle, speech: np.ndarray, tmp_path: Path, below: float, sure: bool, said: str
+    bundle: Bundle, speech: np.ndarray, tmp_path: Path, sure_from: float, sure: bool, said: str
 ) -> None:
     soundfile.write(tmp_path / "speech.wav", speech, RATE)
-    unsure = {"below": below, "coverage": 0.5, "accuracy": 0.75}
-    result = predict(Recognizer(replace(bundle, info=bundle.info | {"unsure": unsure})), tmp_path / "speech.wav")
+    result = predict(Recognizer(replace(bundle, sure_from=sure_from)), tmp_path / "speech.wav")
     assert result.sure is sure
     assert f"speech.wav: {said.format(result.emotion)} (" in prediction_text(result)
-    silent = predict(Recognizer(replace(bundle, info=bundle.info | {"unsure": None})), tmp_path / "speech.wav")
-    assert silent.sure is None
+    assert predict(Recognizer(replace(bundle, sure_from=None)), tmp_path / "speech.wav").sure is None
 
 
 def test_the_tiny_model_learned_its_corpus(recognizer: Recognizer, corpus: Path) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,8 +53,10 @@ def test_the_shipped_models_take_a_voice_and_know_when_they_are_unsure() -> None
     for name in ("serkit-dynamic", "serkit-int8"):
         b = read_bundle(name)
         assert 0 < module.strength(b) <= 0.5
-        assert len(b.info["enrolment"]["logits"]) == len(b.labels)
-        assert 1 / len(b.labels) < b.info["unsure"]["below"] < 0.95
+        assert b.neutral_logits is not None
+        assert len(b.neutral_logits) == len(b.labels)
+        assert b.sure_from is not None
+        assert 1 / len(b.labels) < b.sure_from < 0.95
 
 
 def test_the_offset_is_the_mean_logits_less_everybodys_times_the_strength(bundle: Bundle) -> None:
@@ -69,7 +74,8 @@ def test_the_offset_is_the_mean_logits_less_everybodys_times_the_strength(bundle
     kept = enrolled(bundle)
 
     np.testing.assert_allclose(kept.offset, e["strength"] * (point - np.array(e["logits"])), atol=1e-4)
-    assert kept.speech_s == pytest.approx(sum(weights) * 0.48, abs=0.01)
+    assert kept.speech_s == pytest.approx(2.4 * weights[0] + 0.48 * sum(weights[1:]), abs=0.01)
+    assert kept.speech_s == pytest.approx(12.0, abs=0.7)  # it was nothing but speech
 
 
 def test_what_is_heard_of_an_enrolled_voice_moves_by_the_offset_and_nothing_else(
@@ -111,9 +117,16 @@ def test_who_never_speaks_is_not_waited_for(bundle: Bundle) -> None:
 
 
 def test_a_model_that_gains_nothing_says_so(bundle: Bundle) -> None:
-    for enrolment, said in ((None, "takes no voice"), ({"strength": 0.0, "logits": []}, "gains nothing")):
-        with pytest.raises(VoiceError, match=said):
-            module.strength(replace(bundle, info=bundle.info | {"enrolment": enrolment}))
+    with pytest.raises(VoiceError, match="takes no voice"):
+        module.strength(replace(bundle, neutral_logits=None))
+    with pytest.raises(VoiceError, match="gains nothing"):
+        module.strength(replace(bundle, enrolment=0.0))
+
+
+def test_nobody_is_enrolled_on_top_of_another_voice(bundle: Bundle) -> None:
+    recognizer = Recognizer(bundle, offset=np.ones(len(bundle.labels)))
+    with pytest.raises(VoiceError, match="hears an enrolled voice already"):
+        enroll(recognizer, FakeSource(buzz(140, 12.0), RATE, 512), "a", NOW)
 
 
 def test_voices_are_kept_listed_replaced_and_forgotten(bundle: Bundle, config: Path) -> None:
@@ -152,31 +165,55 @@ def test_a_voice_holds_no_audio(bundle: Bundle) -> None:
         "9" * 70000,
     ],
 )
-def test_a_damaged_voice_is_one_line(config: Path, content: str) -> None:
+def test_a_damaged_voice_is_one_line_and_can_be_removed(config: Path, content: str) -> None:
     (config / "voices").mkdir(parents=True)
     (config / "voices" / "anna.json").write_text(content)
     with pytest.raises(VoiceError, match=r"anna\.json"):
         read_voice("anna")
+    listed = CliRunner().invoke(main, ["enroll", "--list"])
+    assert listed.exit_code == 1
+    assert len(listed.output.splitlines()) == 1
+    module.remove_voice("anna")
+    assert voices() == []
 
 
-@pytest.mark.parametrize("offset", [[float("nan")] * 8, [float("inf")] * 8])
-def test_an_offset_that_is_no_number_is_refused(bundle: Bundle, config: Path, offset: list[float]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset": [float("nan")] * 8},
+        {"offset": [1e9] * 8},
+        {"offset": [10**400]},
+        {"name": "ben\x1b[31m"},
+        {"schema": 2},
+    ],
+)
+def test_what_is_no_voice_of_its_name_is_refused(bundle: Bundle, config: Path, change: dict[str, Any]) -> None:
     (config / "voices").mkdir(parents=True)
-    (config / "voices" / "anna.json").write_text(json.dumps(asdict(enrolled(bundle)) | {"offset": offset}))
-    with pytest.raises(VoiceError, match="not a voice"):
+    (config / "voices" / "anna.json").write_text(json.dumps(asdict(enrolled(bundle)) | change))
+    with pytest.raises(VoiceError, match=r"anna\.json.*not a voice"):
         read_voice("anna")
 
 
-@pytest.mark.parametrize("name", ["", "../anna", "a/b", "a b", ".", "x" * 65, "-a"])
-def test_names_cannot_leave_the_folder(config: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "../anna", "a/b", "a b", ".", "x" * 65, "-a", "\u00e4"])
+def test_names_cannot_leave_the_folder(bundle: Bundle, config: Path, name: str) -> None:
+    for use in (read_voice, module.remove_voice, lambda n: write_voice(replace(enrolled(bundle), name=n))):
+        with pytest.raises(VoiceError, match="no name for a voice"):
+            use(name)
     with pytest.raises(VoiceError, match="no name for a voice"):
-        read_voice(name)
+        write_voice(replace(enrolled(bundle), name=f"{name}.json"))
 
 
-def test_another_models_voice_is_refused(config: Path) -> None:
+def test_another_models_voice_is_refused_and_what_is_advised_helps(config: Path, tmp_path: Path) -> None:
     write_voice(enrolled(read_bundle("serkit-dynamic")))
-    with pytest.raises(VoiceError, match=r"enrolled with serkit-dynamic, and serkit-int8 .*`serkit enroll anna`"):
-        voice_offset("anna", read_bundle("serkit-int8"))
+    other = read_bundle("serkit-int8")
+    with pytest.raises(VoiceError, match=r"another model than the serkit-int8") as refused:
+        voice_offset("anna", other)
+    advised = re.search(r"`serkit (.*)`", str(refused.value))
+    assert advised is not None
+    soundfile.write(tmp_path / "anna.wav", np.tile(read_audio(CLIP, RATE), 2), RATE)
+    done = CliRunner().invoke(main, [*shlex.split(advised[1]), "--input", str(tmp_path / "anna.wav")])
+    assert done.exit_code == 0, done.output
+    assert voice_offset("anna", other) is not None
 
 
 def test_a_folder_that_cannot_be_written_keeps_what_was_there(bundle: Bundle, config: Path) -> None:

@@ -5,8 +5,8 @@
 It runs at every start, before the network, ssh and serkit, and writes into an `/etc` that is gone at the next start:
 what the file says is all there is. A line that cannot be used is named, once, and the other lines still count.
 
-What serkit.txt has no word for its owner puts beside it: a whole `serkit.toml`, in place of the packaged one, and keys
-to trust, `*.pub`.
+What serkit.txt has no word for its owner puts beside it: a whole `serkit.toml`, in place of the packaged one, keys to
+trust, `*.pub`, and enrolled voices, `*.json`.
 """
 
 from __future__ import annotations
@@ -148,7 +148,10 @@ def check_key(value: str) -> None:
 
 
 def take(folder: Path, root: Path) -> list[str]:
-    """Put the boot partition's serkit.toml and keys where serkit looks for them; a sentence for each that is no use."""
+    """Put the boot partition's serkit.toml, keys and voices where serkit looks for them.
+
+    Returns: A sentence for each that is no use.
+    """
     problems = []
     own = folder / "serkit.toml"
     if own.exists():
@@ -161,11 +164,12 @@ def take(folder: Path, root: Path) -> list[str]:
             put(root / "etc/serkit/serkit.toml", text)
             if values.keys() & {"mqtt", "web", "prometheus"}:  # they are for others, in the network
                 put(root / REACH_UNIT, REACH)
-    for key in sorted(folder.glob("*.pub")):
-        try:
-            put(root / "etc/serkit/trusted" / key.name, decode(key.read_bytes()))
-        except (OSError, SettingError) as error:
-            problems.append(f"{key.name}: {error}; it is not trusted")
+    for pattern, place, lost in (("*.pub", "trusted", "it is not trusted"), ("*.json", "voices", "it is not known")):
+        for file in sorted(folder.glob(pattern)):
+            try:
+                put(root / "etc/serkit" / place / file.name, decode(file.read_bytes()))
+            except (OSError, SettingError) as error:
+                problems.append(f"{file.name}: {error}; {lost}")
     return problems
 
 
