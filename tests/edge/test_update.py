@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "its labels are tired, calm, happy, sad, angry, fearful, disgust, surprised, those in use neutral, calm",
     ),
     "fewer labels than outputs": (
-        lambda p: made(p, labels=["calm"]),
+        lambda p: made(p, labels=["calm"], enrolment=None),
         "its labels are calm, those in use neutral",
     ),
     "NaN": (lambda p: made(p, graph=nan_graph()), "the model answers with values that are no numbers"),
