@@ -43,7 +43,8 @@ def show_events(listener: Listener, title: str) -> None:
     """A live view where stdout is a terminal, else one line per event."""
     bundle, engine = listener.recognizer.bundle, listener.recognizer.engine.name
     gate = "levels" if listener.gate is None else listener.gate.detector_name
-    heading = f"{bundle.name} ({bundle.format}, {engine}) hears {title}, speech by {gate}; Ctrl-C ends"
+    voice = "" if listener.voice is None else f", adapted to {listener.voice}"
+    heading = f"{bundle.name} ({bundle.format}, {engine}{voice}) hears {title}, speech by {gate}; Ctrl-C ends"
     if sys.stdout.isatty():
         from serkit.edge.terminal import show_live
 

@@ -69,6 +69,7 @@ class Listener:
         recognizer: The model that hears.
         answers: What an event's ``emotion`` can be, in display order.
         sinks: Where events go.
+        voice: Name of the person it is adapted to; None hears everybody alike.
         gate: What judges whether somebody speaks; None where levels alone do.
         health: Counters.
         heartbeat: Called after every window, when its events were taken; what it raises ends the stream.
@@ -88,8 +89,10 @@ class Listener:
         sinks: Sequence[Sink] = (),
         recorder: Recorder | None = None,
         realtime: bool = False,
+        voice: str | None = None,
     ) -> None:
         self.recognizer = recognizer
+        self.voice = voice
         self._pace = pace
         self.health = Health(hop_s=0.0 if pace is None else pace.hop_s)
         self._source = source
@@ -298,7 +301,8 @@ def listen(
     window_s, own_hop_s = bundle.window.n_frames * frame_s, bundle.window.hop_frames * frame_s
     paced_by = config.pace if hop_s is None else replace(config.pace, hops=hops_of(hop_s, own_hop_s))
     pace = Pace(paced_by, window_s, own_hop_s)
-    offset = voice_offset(config.voice if voice is None else voice, bundle)
+    voice = config.voice if voice is None else voice
+    offset = voice_offset(voice, bundle)
     recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads, offset)
     all_sinks = [*config.sinks(), *sinks]
     decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s)
@@ -321,5 +325,13 @@ def listen(
         raise
     pace.live = opened.live
     return Listener(
-        recognizer, opened, decision, gate, pace=pace, sinks=all_sinks, recorder=recorder, realtime=realtime
+        recognizer,
+        opened,
+        decision,
+        gate,
+        pace=pace,
+        sinks=all_sinks,
+        recorder=recorder,
+        realtime=realtime,
+        voice=voice,
     )

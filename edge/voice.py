@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.bundle import Bundle
-from serkit.edge.disk import read_file, sync_folder, write_whole
+from serkit.edge.disk import locked, read_file, sync_folder, write_whole
 from serkit.edge.errors import VoiceError
 from serkit.edge.settings import build
 from serkit.edge.signature import trust_folder
@@ -146,8 +146,8 @@ def enroll(
             break
     if speech_s < least_s or not weight:
         raise VoiceError(
-            f"{speech_s:.1f} s of speech were heard in {time_s:.0f} s; at least {least_s:g} s are needed: speak "
-            "longer, louder or closer to the microphone. Nothing was kept"
+            f"{speech_s:.1f} s of speech were heard in the first {time_s:.0f} s; at least {least_s:g} s are needed: "
+            "speak longer, louder or closer to the microphone. Nothing was kept"
         )
     point = total / weight
     offset = factor * (point - point.mean() - np.array(bundle.neutral_logits))
@@ -168,15 +168,31 @@ def write_voice(voice: Voice) -> Path:
         VoiceError: It cannot be written.
     """
     check_name(voice.name)
-    path = _path(voice.name)
+    path = make_folder() / f"{voice.name}.json"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if os.geteuid() == 0:  # the service reads what root wrote
-            path.parent.chmod(0o755)
-        write_whole(path, json.dumps(asdict(voice), indent=1).encode())
-        sync_folder(path.parent)
+        with locked(path.parent, 10.0, "another serkit is writing there; try again"):
+            write_whole(path, json.dumps(asdict(voice), indent=1).encode())
+            sync_folder(path.parent)
     except OSError as error:
         raise VoiceError(f"{path}: cannot be written ({error.strerror}); check space and permissions") from None
+    return path
+
+
+def make_folder() -> Path:
+    """`folder`, made where it is missing, and fit to be written to.
+
+    Raises:
+        VoiceError: It is not.
+    """
+    path = folder()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:  # the service reads what root wrote
+            path.chmod(0o755)
+    except OSError as error:
+        raise VoiceError(f"{path}: cannot be made ({error.strerror}); check space and permissions") from None
+    if not os.access(path, os.W_OK):
+        raise VoiceError(f"{path}: cannot be written to; check permissions, and whether it is read-only")
     return path
 
 
@@ -210,10 +226,14 @@ def voice_offset(name: str | None, bundle: Bundle) -> npt.NDArray[np.float64] | 
     if name is None:
         return None
     voice = read_voice(name)
-    if voice.model_sha256 != sha256(bundle.data).hexdigest() or len(voice.offset) != len(bundle.labels):
+    if voice.model_sha256 != sha256(bundle.data).hexdigest():
         raise VoiceError(
             f"voice {voice.name} was enrolled with another model than the {bundle.name} that listens; "
             f"`serkit enroll {voice.name} --model {bundle.path}` hears it again"
+        )
+    if len(voice.offset) != len(bundle.labels):
+        raise VoiceError(
+            f"voice {voice.name}: {len(voice.offset)} numbers for {len(bundle.labels)} emotions; enroll again"
         )
     return np.array(voice.offset)
 

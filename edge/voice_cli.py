@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -26,6 +27,8 @@ from serkit.edge.errors import VoiceError
     show_default=True,
     help="Of speech, pauses not counted.",
 )
+@click.option("--raw-rate", type=click.IntRange(1000, 384000), help="Of raw 16-bit samples on stdin, Hz.")
+@click.option("--raw-channels", type=click.IntRange(1, 64), default=1, show_default=True, help="Their channels.")
 @click.option("--list", "only_list", is_flag=True, help="List the voices kept on this device, and do nothing else.")
 @click.option("--remove", is_flag=True, help="Forget NAME, and do nothing else.")
 @as_json
@@ -35,6 +38,8 @@ def enroll(
     device: str | None,
     model: str,
     seconds: float,
+    raw_rate: int | None,
+    raw_channels: int,
     only_list: bool,
     remove: bool,
     as_json: bool,
@@ -74,25 +79,32 @@ def enroll(
         return
     if device is not None and source != "mic":
         raise click.UsageError("--device goes with --input mic")
-    voice = _heard(name, source, device, model, seconds)
+    if source != "-" and (raw_rate is not None or raw_channels != 1):
+        raise click.UsageError("--raw-rate and --raw-channels go with --input -")
+    if math.isnan(seconds):
+        raise click.BadParameter("a number is needed", param_hint="--seconds")
+    replaced = name in voices()
+    voice = _heard(name, source, device, model, seconds, {"raw_rate": raw_rate, "raw_channels": raw_channels})
     path = write_voice(voice)
     if as_json:
         click.echo(json.dumps(asdict(voice)))
         return
-    click.echo(f"voice {name}: {voice.speech_s:.0f} s of speech heard, kept in {path}")
+    kept = "kept in the place of the one before it" if replaced else "kept"
+    click.echo(f"voice {name}: {voice.speech_s:.0f} s of speech heard, {kept} in {path}")
     click.echo(f"`serkit listen --voice {name}` uses it, `serkit enroll {name} --remove` forgets it")
 
 
-def _heard(name: str, source: str, device: str | None, model: str, seconds: float) -> Any:
+def _heard(name: str, source: str, device: str | None, model: str, seconds: float, raw: dict[str, Any]) -> Any:
     from serkit.edge.audio import FileSource, PipeSource, Source
     from serkit.edge.bundle import read_bundle
     from serkit.edge.stream import Recognizer
     from serkit.edge.vad import VoiceGate
-    from serkit.edge.voice import check_name, enroll, strength
+    from serkit.edge.voice import check_name, enroll, make_folder, strength
 
     check_name(name)
     bundle = read_bundle(model)
     strength(bundle)  # before anybody has to speak
+    make_folder()
     rate = bundle.frontend.sample_rate
     recognizer = Recognizer(bundle)
     opened: Source
@@ -101,7 +113,7 @@ def _heard(name: str, source: str, device: str | None, model: str, seconds: floa
 
         opened = Microphone(rate, 512, device=device)
     elif source == "-":
-        opened = PipeSource(rate, 512)
+        opened = PipeSource(rate, 512, **raw)
     else:
         opened = FileSource(source, rate, 512)
     if source == "mic":

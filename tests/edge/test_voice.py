@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def test_too_little_speech_is_not_kept(bundle: Bundle, samples: np.ndarray, foun
 
 def test_who_never_speaks_is_not_waited_for(bundle: Bundle) -> None:
     source = FakeSource(np.zeros(RATE * 400, np.float32), RATE, RATE)
-    with pytest.raises(VoiceError, match=r"heard in 30[0-2] s"):
+    with pytest.raises(VoiceError, match=r"heard in the first 30[0-2] s"):
         enroll(Recognizer(bundle), source, "a", NOW, seconds=30)
 
 
@@ -219,7 +220,7 @@ def test_another_models_voice_is_refused_and_what_is_advised_helps(config: Path,
 def test_a_folder_that_cannot_be_written_keeps_what_was_there(bundle: Bundle, config: Path) -> None:
     config.mkdir()
     (config / "voices").write_text("in the way")
-    with pytest.raises(VoiceError, match="cannot be written"):
+    with pytest.raises(VoiceError, match="cannot be made"):
         write_voice(enrolled(bundle))
     assert (config / "voices").read_text() == "in the way"
 
@@ -256,3 +257,31 @@ def test_a_name_is_refused_before_anybody_speaks(config: Path) -> None:
     done = CliRunner().invoke(main, ["enroll", "a b"])  # no microphone was asked for
     assert done.exit_code == 1
     assert "no name for a voice" in done.output
+
+
+def test_raw_samples_of_another_rate_enroll_and_what_makes_no_sense_is_refused(config: Path) -> None:
+    run = CliRunner().invoke
+    raw = (32767 * np.repeat(np.tile(read_audio(CLIP, RATE), 2), 2)).astype("<i2").tobytes()  # 32 kHz
+    done = run(main, ["enroll", "anna", "--input", "-", "--raw-rate", "32000"], input=raw)
+    assert done.exit_code == 0, done.output
+    again = run(main, ["enroll", "anna", "--input", "-", "--raw-rate", "32000"], input=raw)
+    assert "in the place of the one before it" in again.output
+    for arguments in (["--seconds", "nan"], ["--raw-rate", "8000"], ["--remove", "--list"]):
+        assert run(main, ["enroll", "anna", *arguments]).exit_code == 2
+    assert run(main, ["enroll"]).exit_code == 2
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anybody_speaks(config: Path) -> None:
+    config.mkdir()
+    (config / "voices").write_text("in the way")
+    done = CliRunner().invoke(main, ["enroll", "anna"])  # no microphone was asked for
+    assert done.exit_code == 1
+    assert "voices: cannot be made (File exists)" in done.output
+
+
+def test_many_at_once_leave_one_whole_voice(bundle: Bundle, config: Path) -> None:
+    anna = enrolled(bundle)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: write_voice(replace(anna, created=str(i))), range(24)))
+    assert read_voice("anna").created in map(str, range(24))
+    assert [p.name for p in (config / "voices").iterdir()] == ["anna.json"]
