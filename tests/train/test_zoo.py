@@ -30,6 +30,7 @@ PARAMETERS = {
     "r3-multiscale": 198_741,
     "r4": 399_400,
     "serkit": 375_081,
+    "serkit-tiny": 98_521,
     "svm": 3_208,
     "svm-cross": 2_245,
 }
