@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from serkit.benchmarks import cost_cli
+from serkit.benchmarks import cost_cli, listening_cli
 from serkit.benchmarks.fleet_cli import fleet
 from serkit.edge.cli import as_json, needs
 from serkit.edge.errors import SettingsError
@@ -153,45 +153,6 @@ def enrolment(
 
 
 @bench.command()
-@data_option
-@click.option("--repeats", type=click.IntRange(3), default=60, show_default=True, help="Rounds counted for the costs.")
-@out_option("Also write a results JSON, and a plot beside it.")
-@as_json
-def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
-    """What voice detectors miss, what they take for speech, and what they cost, on speakers nothing was chosen on.
-
-    DATA holds RAVDESS, EMO-DB and the folder noise; with the folder speech_neutral, its everyday speech too.
-
-    \b
-    Example:
-      serkit bench vad --data ~/corpora --out vad.json
-    """
-    needs("reference", "pymicro_vad", "webrtcvad")
-    needs("train", "scipy", "matplotlib")
-    from serkit.benchmarks.vad import measure, plot
-    from serkit.train.results import write_results
-
-    def share(value: float | None) -> str:
-        return "      -" if value is None else f"{value:7.1%}"
-
-    def shown(row: dict[str, Any]) -> None:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, **row}))
-        else:
-            level = "" if row["level_db"] is None else f"{row['level_db']:g} dB"
-            click.echo(
-                f"{row['detector']:<13}{row['condition']:<8}{row['what']:<18}{level:>7}  miss {share(row['miss'])}  "
-                f"false alarm {share(row['false_alarm'])}  scored {share(row['scored'])}  "
-                f"compute {row['compute_ratio']:.2f}"
-            )
-
-    rows = measure(data, repeats, shown)
-    if out is not None:
-        write_results(out, "vad", rows)
-        plot(rows, out.with_suffix(".png"))
-
-
-@bench.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option(
     "--formats", default="float32,float16,dynamic,int8,int16x8", show_default=True, help="Which, separated by commas."
@@ -243,108 +204,6 @@ def matrix(
 
 
 @bench.command()
-@click.option("--model", "-m", default="default", show_default=True, help="Bundled model or .tflite file.")
-@data_option
-@click.option("--preset", default="driver", show_default=True, help="Compared with the raw argmax over its classes.")
-@click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True, help="Of sessions with emotions.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the composition.")
-@click.option("--tune", type=click.IntRange(3), metavar="TRIALS", help="Instead, search the preset's numbers.")
-@out_option("Also write a results JSON, and a plot beside it.")
-@as_json
-def sessions(
-    model: str, data: Path, preset: str, minutes: float, seed: int, tune: int | None, out: Path | None, as_json: bool
-) -> None:
-    """Hours of listening to people the model never heard: frames, episodes, delay, flips and false alarms.
-
-    --tune composes sessions of other people and other noises than are tested, and prints the preset it finds.
-
-    \b
-    Examples:
-      serkit bench sessions --data ~/corpora
-      serkit bench sessions --tune 300 --data ~/corpora
-    """
-    needs("train", "sklearn", "scipy", "matplotlib")
-    from rich.console import Console
-    from rich.progress import track
-
-    from serkit.benchmarks import composition
-    from serkit.benchmarks import sessions as job
-    from serkit.edge.bundle import read_bundle
-    from serkit.edge.decision import read_preset, to_toml
-    from serkit.edge.stream import Recognizer
-    from serkit.train.results import write_results
-
-    console = Console(stderr=True)
-    settings = read_preset(preset)
-    recognizer = Recognizer(read_bundle(model))
-    bundle = recognizer.bundle
-    material = composition.material(bundle, data, "test" if tune is None else "tune")
-    composed = composition.compose(material, minutes, bundle.frontend.sample_rate, seed)
-    n = composition.n_sessions(material)
-    heard = [job.hear(recognizer, s) for s in track(composed, "listening", total=n, console=console, transient=True)]
-    if tune is not None:
-        trials = track(range(tune), "tuning", console=console, transient=True)
-        found, best = job.tune(heard, bundle, settings, tune, seed, trials)
-        click.echo(f"# loss {best:.4f}; {job.loss(heard, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)
-        return
-    ways = {preset: settings, "raw argmax": job.raw(settings)}
-    rows = [
-        {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}
-        for name, way in ways.items()
-        for row in job.figures(heard, bundle, way, settings.resting)
-    ]
-    if out is not None:
-        write_results(out, "sessions", rows)
-        job.plot(heard[0], bundle, ways, out.with_suffix(".png"))
-    for row in rows:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, **row}))
-        elif row["sessions"] == "emotion":
-            click.echo(
-                f"{row['decision']:<11} {'emotion, ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
-                f"frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
-                f"delay {row['delay_median_s']} s of {row['event_recall']:.0%} found  "
-                f"{row['flips_per_minute']:.1f} flips per min"
-            )
-        else:
-            where = f"{row['sessions']}, {row['bed'] or 'all'}"
-            click.echo(
-                f"{row['decision']:<11} {where:<20} {row['minutes']:5.1f} min  "
-                f"{row['alarms']} false alarms, {row['false_alarms_per_hour']:.1f} per hour "
-                f"(at most {row['at_most_per_hour']:.1f}), model asked in {row['scored_share']:.0%}"
-            )
-
-
-@bench.command()
-@click.option("--restarts", type=click.IntRange(1), default=10, show_default=True, help="Of a private sound server.")
-@click.option("--every", type=click.FloatRange(15), default=30.0, show_default=True, help="Seconds between them.")
-@out_option()
-@as_json
-def reconnect(restarts: int, every: float, out: Path | None, as_json: bool) -> None:
-    """How soon the microphone is back after its sound server died, and what that leaves behind. Needs PulseAudio.
-
-    \b
-    Example:
-      serkit bench reconnect --restarts 3
-    """
-    from serkit.benchmarks.reconnect import reconnect as measure
-    from serkit.train.results import write_results
-
-    rows = measure(restarts, every)
-    if out is not None:
-        write_results(out, "reconnect", rows)
-    for row in rows:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, **row}))
-        else:
-            back = "did not come back" if row["recovery_s"] is None else f"back after {row['recovery_s']:.2f} s"
-            click.echo(
-                f"restart {row['restart']:>3}: {back}, {'noticed' if row['noticed'] else 'not noticed'}, "
-                f"{row['threads']} threads, {row['file_handles']} open files, {row['rss_kb']} kB"
-            )
-
-
-@bench.command()
 @click.option(
     "--data", type=click.Path(path_type=Path), envvar="SERKIT_DATA", help="Compare recordings from there too."
 )
@@ -375,7 +234,7 @@ def arm(data: Path | None, cores: str, out: Path | None, as_json: bool) -> None:
         write_results(out, "arm", rows)
 
 
-for _command in (*cost_cli.COMMANDS, fleet):
+for _command in (*cost_cli.COMMANDS, *listening_cli.COMMANDS, fleet):
     bench.add_command(_command)
 
 
