@@ -30,6 +30,7 @@ from serkit.edge.vad import VoiceGate
 SCHEMA = 1
 LEAST_S = 10.0  # of speech; less says more about the sentence than about the voice
 _LARGEST_OFFSET = 100.0  # further moves no answer that a network gives
+_LEAST_PROBABILITY = 1e-12
 _PATIENCE = 10.0  # times the seconds that are asked for; who is silent for longer is not there
 _LARGEST_BYTES = 65536
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -135,9 +136,9 @@ def enroll(
     for window in recognizer.windows(blocks, gate):
         time_s = window.time_s
         if window.probabilities is not None:
-            total += (
-                window.speech_ratio * bundle.temperature * np.log(window.probabilities)
-            )  # its logits, but a constant
+            # its logits, but for a constant; a probability of 0 has none
+            logits = bundle.temperature * np.log(np.maximum(window.probabilities, _LEAST_PROBABILITY))
+            total += window.speech_ratio * logits
             weight += window.speech_ratio
             # windows overlap: each one counts for its hop, the first for all of it
             speech_s += window.speech_ratio * (hop_s if speech_s else window_s)
