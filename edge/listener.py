@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ class Listener:
         self._decision = decision
         self.gate = gate
         self.heartbeat: Callable[[], None] | None = None
+        self._announced: deque[str] = deque()
         self._stopping = False
         self._muted = False
         self._arrived = 0.0  # monotonic time of the newest block
@@ -118,6 +120,10 @@ class Listener:
     def mute(self, muted: bool = True) -> None:
         """Stop hearing, or go on, at once; from any thread."""
         self._muted = muted
+
+    def announce(self, message: str) -> None:
+        """Have the next window preceded by a status event with this message; from any thread."""
+        self._announced.append(message)
 
     def stop(self) -> None:
         """End the stream in order, as if the source had ended; from any thread or signal handler."""
@@ -235,7 +241,9 @@ class Listener:
                 self.health.hop_s, self.health.load = self._pace.hop_s, self._pace.load
 
     def _notices(self, time_s: float) -> Iterator[Event]:
-        """What the source, the pace, the recording and the sinks have to say."""
+        """What was announced, and what the source, the pace, the recording and the sinks have to say."""
+        while self._announced:
+            yield self._status(time_s, self._announced.popleft())
         for teller in (self._source, self._pace, self._recorder):
             if teller is not None:
                 yield from (self._status(time_s, message) for message in iter(teller.notice, None))

@@ -197,8 +197,9 @@ class Service:
         except VoiceError as error:
             if config is not self._config:  # a reload: the old configuration stays
                 raise
-            say(f"everybody is heard alike: {error}", WARNING)  # after an update of the model, say: better than nobody
+            # after an update of the model, say: better than nobody
             listener = listen(self._source or "mic", model=stored, config=replace(config, voice=None), wait=True)
+            listener.announce(f"everybody is heard alike: {error}")
         try:
             seconds, bundle = self_test(listener.recognizer), listener.recognizer.bundle
             hop_s = bundle.window.hop_frames * bundle.frontend.hop_length / bundle.frontend.sample_rate

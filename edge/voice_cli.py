@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +20,10 @@ from serkit.edge.errors import VoiceError
 @click.argument("name", required=False)
 @click.option("--input", "-i", "source", default="mic", show_default=True, help="mic, an audio file, or - for stdin.")
 @click.option("--device", "-d", help="Microphone: number or part of its name (`serkit devices`).")
-@click.option("--model", "-m", default="default", show_default=True, help="The model that will listen.")
+@click.option("--model", "-m", help="The model that will listen, instead of the configuration's.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="TOML of `serkit listen`: model, device, engine, [vad]."
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(10, 600),
@@ -36,7 +40,8 @@ def enroll(
     name: str | None,
     source: str,
     device: str | None,
-    model: str,
+    model: str | None,
+    config: Path | None,
     seconds: float,
     raw_rate: int | None,
     raw_channels: int,
@@ -84,7 +89,7 @@ def enroll(
     if math.isnan(seconds):
         raise click.BadParameter("a number is needed", param_hint="--seconds")
     replaced = name in voices()
-    voice = _heard(name, source, device, model, seconds, {"raw_rate": raw_rate, "raw_channels": raw_channels})
+    voice = _heard(name, source, device, model, config, seconds, {"raw_rate": raw_rate, "raw_channels": raw_channels})
     path = write_voice(voice)
     if as_json:
         click.echo(json.dumps(asdict(voice)))
@@ -94,24 +99,34 @@ def enroll(
     click.echo(f"`serkit listen --voice {name}` uses it, `serkit enroll {name} --remove` forgets it")
 
 
-def _heard(name: str, source: str, device: str | None, model: str, seconds: float, raw: dict[str, Any]) -> Any:
+def _heard(
+    name: str,
+    source: str,
+    device: str | None,
+    model: str | None,
+    config: Path | None,
+    seconds: float,
+    raw: dict[str, Any],
+) -> Any:
     from serkit.edge.audio import FileSource, PipeSource, Source
     from serkit.edge.bundle import read_bundle
+    from serkit.edge.config import read_config
     from serkit.edge.stream import Recognizer
     from serkit.edge.vad import VoiceGate
     from serkit.edge.voice import check_name, enroll, make_folder, strength
 
     check_name(name)
-    bundle = read_bundle(model)
+    configured = read_config(config)
+    bundle = read_bundle(model or configured.model)
     strength(bundle)  # before anybody has to speak
     make_folder()
     rate = bundle.frontend.sample_rate
-    recognizer = Recognizer(bundle)
+    recognizer, gate = Recognizer(bundle, configured.engine), VoiceGate(rate, configured.vad)
     opened: Source
     if source == "mic":
         from serkit.edge.microphone import Microphone
 
-        opened = Microphone(rate, 512, device=device)
+        opened = Microphone(rate, 512, device=device or configured.device)
     elif source == "-":
         opened = PipeSource(rate, 512, **raw)
     else:
@@ -129,7 +144,6 @@ def _heard(name: str, source: str, device: str | None, model: str, seconds: floa
     with opened:
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         try:
-            gate = VoiceGate(rate)
             return enroll(recognizer, opened, name, created, seconds=seconds, gate=gate, heard=heard)
         finally:
             if live:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -121,7 +122,9 @@ def test_a_voice_of_another_model_is_no_reason_not_to_listen(
     Service(config, source=spoken(speech), store=store).run()  # it has serkit-int8
     err = capfd.readouterr().err
     assert "everybody is heard alike: voice anna was enrolled with another model than the serkit-int8" in err
-    assert '"kind": "' in config.with_name("events").read_text()
+    first = json.loads(config.with_name("events").read_text().splitlines()[0])
+    assert first["kind"] == "status"
+    assert first["message"].startswith("everybody is heard alike: voice anna")
 
 
 def test_a_reload_with_an_unknown_voice_is_refused(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from serkit.edge import voice as module
 from serkit.edge.audio import FakeSource, read_audio
@@ -269,6 +269,24 @@ def test_raw_samples_of_another_rate_enroll_and_what_makes_no_sense_is_refused(c
     for arguments in (["--seconds", "nan"], ["--raw-rate", "8000"], ["--remove", "--list"]):
         assert run(main, ["enroll", "anna", *arguments]).exit_code == 2
     assert run(main, ["enroll"]).exit_code == 2
+
+
+def test_who_is_enrolled_is_heard_as_the_configuration_says(config: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "anna.wav", np.tile(read_audio(CLIP, RATE), 2), RATE)
+    file = tmp_path / "serkit.toml"
+
+    def enrolled_with(settings: str) -> Result:
+        file.write_text(settings)
+        call = ["enroll", "anna", "--input", str(tmp_path / "anna.wav"), "--config", str(file), "--json"]
+        return CliRunner().invoke(main, call)
+
+    silero = json.loads(enrolled_with("").output)
+    level = json.loads(enrolled_with('[vad]\ndetector = "level"\n').output)
+    assert silero["speech_s"] != level["speech_s"]
+    assert json.loads(enrolled_with('model = "serkit-int8"\n').output)["model"] == "serkit-int8"
+    refused = enrolled_with('modle = "default"\n')
+    assert refused.exit_code == 1
+    assert "modle" in refused.output
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_anybody_speaks(config: Path) -> None:
