@@ -13,8 +13,9 @@ pytestmark = pytest.mark.slow
 
 def test_every_system_is_measured_in_every_scenario() -> None:
     rows = frontend.measure(repeats=3, warm_up=1)
-    assert {r["system"] for r in rows} == {"serkit", "python_speech_features", "librosa", "tflite graph"}
-    assert len(rows) == 2 * 4 * (1 + len(frontend.LENGTHS_S))
+    peers = {"python_speech_features", "librosa", "tflite graph", frontend.FFT_ALONE}
+    assert {r["system"] for r in rows} == {"serkit", *peers}
+    assert len(rows) == 2 * 5 * (1 + len(frontend.LENGTHS_S))
     assert all(r["median_ms"] > 0 and r["ratio"] > 0 for r in rows)
 
 
