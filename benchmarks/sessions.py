@@ -32,6 +32,7 @@ Array = npt.NDArray[np.float32]
 GRID_S = 0.1  # of the frame-level score
 EARLY_S = 0.5  # a detection may start so long before its episode: one hop
 SAME_S = 3.0  # an answer that comes again within this time has not been away; longer than PAUSE_S, shorter than GAP_S
+AFTER_S = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # how long after an episode began its answer is looked at
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def score_emotion(
         ``frame_uar`` (every 0.1 s of speech: does the answer of that moment agree?), ``clip_uar`` (each utterance
         alone, cut from the same audio), ``event_f1`` (an episode, the resting class aside, is found when its answer
         starts within it, or half a second before; every other start is a false one), ``delay_median_s`` of those
-        found and ``delay_median_all_s`` of all (None: most are not found), ``flips_per_minute`` (changes of the
+        found and ``delay_median_all_s`` of all (None: most are not found), ``right_after`` (seconds to the share of
+        episodes, of those that last so long, whose answer is right by then), ``flips_per_minute`` (changes of the
         answer, "unsure" included, but for the first to the right one in each episode) and ``asked_per_minute``
         (changes of emotion).
     """
@@ -134,6 +136,7 @@ def score_emotion(
     clip_truth: list[str] = []
     clip_answers: list[str] = []
     delays: list[float] = []
+    right: dict[float, list[bool]] = {after: [] for after in AFTER_S}
     found = wanted = started = flips = asked = 0
     minutes = 0.0
     for h in heard:
@@ -157,6 +160,10 @@ def score_emotion(
         alarms = [r for r in said if r.answer not in (resting, "unsure")]
         wanted, started = wanted + len(episodes), started + len(alarms)
         for e in episodes:
+            for after in AFTER_S:
+                if e.start_s + after < e.end_s:
+                    i = int(np.searchsorted(starts, e.start_s + after, side="right")) - 1
+                    right[after].append(i >= 0 and runs[i].answer == e.answer)
             hits = [r for r in alarms if r.answer == e.answer and e.start_s - EARLY_S <= r.start_s < e.end_s]
             if hits:
                 alarms.remove(hits[0])
@@ -175,6 +182,7 @@ def score_emotion(
         "event_recall": round(recall, 4),
         "delay_median_s": round(float(np.median(delays)), 2) if delays else None,
         "delay_median_all_s": round(of_all, 2) if np.isfinite(of_all) else None,
+        "right_after": {f"{after:g}": round(float(np.mean(r)), 3) for after, r in right.items() if r},
         "flips_per_minute": round(flips / minutes, 2),
         "asked_per_minute": round(asked / minutes, 2),
     }

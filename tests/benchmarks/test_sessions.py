@@ -59,6 +59,7 @@ def test_coming_late_costs_delay_and_frames() -> None:
     h = heard(SPEECH, {10: "neutral", 28: "angry", 35: "", 40: "neutral", 42: "sad", 50: ""}, 60)
     row = sessions.score_emotion([h], BUNDLE, DRIVER, "calm")
     assert row["delay_median_s"] == 2.5
+    assert row["right_after"] == {"1": 0.0, "1.5": 0.0, "2": 0.5, "3": 1.0, "5": 1.0, "8": 1.0}
     assert row["frame_uar"] == pytest.approx((1 + 0.7 + 0.8) / 3, abs=0.01)
     assert row["flips_per_minute"] == 1.0  # back to calm in between: nobody asked for that
     assert row["event_f1"] == 1.0
