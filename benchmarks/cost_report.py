@@ -1,4 +1,4 @@
-"""Tables of latency, memory, start-up, a day of listening and boards, made from the results files."""
+"""Tables of what features, latency, memory, start-up, a day of listening, boards and aarch64 cost."""
 
 from __future__ import annotations
 
@@ -23,6 +23,23 @@ def _made_by(file: dict[str, Any]) -> str:
     where = m["board"] or f"{m['cpu'] or m['architecture']}, {m['cores']} cores"
     engine = next(f"{n} {file['versions'][n]}" for n in ("ai-edge-litert", "tflite-runtime") if n in file["versions"])
     return f"`{file['command']}` ({where}, {engine}):"
+
+
+def frontend(results: Results) -> list[str]:
+    rows = results["frontend"]["rows"] if "frontend" in results else []
+    lines = [
+        "| features | audio at once | serkit | python_speech_features | librosa | tflite graph |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key in dict.fromkeys((r["features"], r["scenario"], r["length_s"]) for r in rows):
+        cells = {r["system"]: r for r in rows if (r["features"], r["scenario"], r["length_s"]) == key}
+        peers = " | ".join(
+            f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x" if name in cells else ""
+            for name in ("python_speech_features", "librosa", "tflite graph")
+        )
+        kind, scenario, length_s = key
+        lines.append(f"| {kind} | {scenario}, {length_s:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")
+    return lines
 
 
 def latency(results: Results) -> list[str]:
@@ -137,9 +154,64 @@ def boards(results: Results) -> list[str]:
     return _table(head, rows)
 
 
+def arm(results: Results) -> list[str]:
+    if "arm" not in results:
+        return []
+    rows = results["arm"]["rows"]
+    lines = [
+        "## aarch64",
+        "",
+        "The demo's clip and some recordings, on x86-64 and on an emulated Cortex-A72 (`make arm-bench`).",
+        "",
+        "| model | engine | windows | same label | same logits | furthest apart | same front-end values | "
+        "furthest apart |",
+        f"|{'---|' * 8}",
+    ]
+    for r in (r for r in rows if r["measure"] == "answers"):
+        cells = [
+            r["model"], r["engine"], r["windows"], f"{r['same_labels']:.1%}", f"{r['same_logits']:.1%}",
+            f"{r['logits_largest_difference']:.1e}", f"{r['same_frame_values']:.1%}", f"{r['frames_largest_ulp']} ulp",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    stages = ["front end", "voice gate", "model", "listen, speech", "listen, quiet"]
+    lines += ["", "Million instructions per second of audio:", "", f"| core | model | engine | {' | '.join(stages)} |"]
+    lines.append(f"|---|---|---|{'---|' * len(stages)}")
+    counted = {(r["core"], r["model"], r["engine"], r["stage"]): r for r in rows if r["measure"] == "instructions"}
+    for key in dict.fromkeys(k[:3] for k in counted):
+        figures = [f"{counted[(*key, stage)]['instructions_per_s'] / 1e6:.1f}" for stage in stages]
+        lines.append(f"| {' | '.join([*key, *figures])} |")
+    for r in (r for r in rows if r["measure"] == "failure"):
+        lines += ["", f"Not counted: {r['engine']} on a {r['core']} ({r['error']})."]
+    lines += [
+        "",
+        "Estimated share of one core (of four), from the instructions above, the clock and the instructions per cycle",
+        "assumed beside it: a fifth to a half of what the core decodes (A53 2, A72 3, A76 4). No board was measured.",
+        "Not in it: the microphone, the kernel, the sinks.",
+        "",
+        "| board | clock | instructions per cycle | model | engine | somebody speaks | quiet |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    loads = {(r["board"], r["model"], r["engine"], r["stage"]): r for r in rows if r["measure"] == "load"}
+    for key in dict.fromkeys(k[:3] for k in loads):
+        speech, quiet = (loads[(*key, f"listen, {what}")] for what in ("speech", "quiet"))
+        shares = ["{:.1%} to {:.1%}".format(*r["share_of_one_core"]) for r in (speech, quiet)]
+        assumed = "{:g} to {:g}".format(*speech["assumed_instructions_per_cycle"])
+        lines.append(
+            f"| {key[0]} | {speech['clock_ghz']} GHz | {assumed} | {key[1]} | {key[2]} | {' | '.join(shares)} |"
+        )
+    return [*lines, ""]
+
+
 def cost_tables(results: Results) -> list[str]:
     """All of them, as Markdown."""
     return [
+        "## Front end",
+        "",
+        "Milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s of new audio per step,",
+        "of which the model sees the last 2.56 s, which the others compute anew each time.",
+        "",
+        *frontend(results),
+        "",
         "## Latency",
         "",
         "A hop is half a second, from its samples to the decision, on one thread; systems take turns hop by hop. Where",
@@ -168,4 +240,5 @@ def cost_tables(results: Results) -> list[str]:
         "",
         *boards(results),
         "",
+        *arm(results),
     ]

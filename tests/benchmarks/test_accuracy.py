@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from serkit.benchmarks import accuracy, report
+from serkit.benchmarks import accuracy, accuracy_report
 from serkit.benchmarks.comparison import merged, plot
 from serkit.benchmarks.energy import GpuMeter, PackageMeter, meter
 from serkit.benchmarks.pack import Pack, read_pack, write_pack
@@ -247,8 +247,8 @@ def test_other_utterances_or_another_training_are_refused() -> None:
 
 
 def test_a_gpu_is_in_the_table_only_if_one_was_measured() -> None:
-    without = report._runtimes(results([row(), row(engine="tflite-runtime", error="no")]))
-    both = report._runtimes(results([row()], [GPU]))
+    without = accuracy_report.runtimes(results([row(), row(engine="tflite-runtime", error="no")]))
+    both = accuracy_report.runtimes(results([row()], [GPU]))
     assert "not measured" in without[2]
     assert not any("not measured" in line for line in both)
     assert "NVIDIA H200" in both[2]
