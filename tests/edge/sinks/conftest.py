@@ -1,8 +1,8 @@
-"""A listener that hears nothing, for sinks to be started with."""
+"""A listener that hears nothing, for sinks to be started with, its events, and the MQTT sink."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest
 
 from serkit.edge.events import Event
 from serkit.edge.listener import Listener
+from serkit.edge.sinks.broker import MqttSettings
+from serkit.edge.sinks.mqtt import Mqtt
 
 
 @pytest.fixture
@@ -29,3 +31,20 @@ def event() -> Callable[..., Event]:
         return Event(time_s=float(i), kind=kind, emotion=answer if kind == "emotion" else None, model="tiny", **fields)
 
     return make
+
+
+@pytest.fixture
+def mqtt(listener: Listener) -> Iterator[Callable[..., Mqtt]]:
+    """Makes sinks of a device that is called car, and starts them."""
+    sinks: list[Mqtt] = []
+
+    def make(port: int, **settings: Any) -> Mqtt:
+        sink = Mqtt(MqttSettings(**{"host": "127.0.0.1", "port": port, "name": "car", **settings}))
+        sinks.append(sink)
+        sink.start(listener)
+        return sink
+
+    yield make
+    for sink in sinks:
+        sink.close()
+        sink.close()
