@@ -1,4 +1,4 @@
-"""A real mosquitto of the tests' own, on a free loopback port, and a client that hears all that goes through it."""
+"""A real mosquitto of the tests' own, on loopback, a client that hears all, and a fleet of simulated devices."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from serkit.benchmarks.mosquitto import OPEN, Mosquitto, program
+from serkit.benchmarks.simulated import SimulatedDevice
+from serkit.edge.fleet import Fleet
 from serkit.edge.sinks.broker import MqttSettings, new_client
 
 
@@ -111,6 +113,34 @@ def subscribe() -> Iterator[Callable[..., Subscriber]]:
     yield make
     for subscriber in subscribers:
         subscriber.close()
+
+
+@pytest.fixture
+def seen(broker: Mosquitto, subscribe: Callable[..., Subscriber]) -> Subscriber:
+    """All that goes through the broker."""
+    return subscribe(broker.port)
+
+
+@pytest.fixture
+def device(broker: Mosquitto) -> Iterator[Callable[..., SimulatedDevice]]:
+    """Makes devices of a fleet, and starts them."""
+    devices: list[SimulatedDevice] = []
+
+    def make(name: str, fails: bool = False, **settings: Any) -> SimulatedDevice:
+        own = {"host": "127.0.0.1", "port": broker.port, "discovery": False, "updates": True, "health_every_s": 1.0}
+        devices.append(SimulatedDevice(MqttSettings(name=name, **{**own, **settings}), time.monotonic(), fails))
+        devices[-1].start()
+        return devices[-1]
+
+    yield make
+    for device in devices:
+        device.close()
+
+
+@pytest.fixture
+def fleet(broker: Mosquitto) -> Callable[[], Fleet]:
+    """Makes controllers."""
+    return lambda: Fleet(MqttSettings(host="127.0.0.1", port=broker.port))
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ def test_files_that_cannot_be_read(listener: Listener, tmp_path: Path) -> None:
         ({"discovery_prefix": ""}, "discovery_prefix is ''; it needs words"),
         ({"keepalive_s": 0}, "keepalive_s is 0; it needs 5 to 65535 s"),
         ({"queue_events": 0}, "queue_events is 0; it needs 1 or more"),
+        ({"health_every_s": 0.0}, "health_every_s is 0; it needs 1 s or more"),
+        ({"summary_every_s": 0.0}, "summary_every_s is 0; it needs 1 s or more"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
