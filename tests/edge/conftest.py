@@ -1,4 +1,4 @@
-"""A real mosquitto of the tests' own, on loopback, a client that hears all, and a fleet of simulated devices."""
+"""A real mosquitto of the tests' own, with a client that hears all and a fleet of simulated devices; and a store."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from serkit.benchmarks.mosquitto import OPEN, Mosquitto, program
 from serkit.benchmarks.simulated import SimulatedDevice
+from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.fleet import Fleet
+from serkit.edge.signature import signing_key
 from serkit.edge.sinks.broker import MqttSettings, new_client
+from serkit.edge.store import ModelStore
 
 
 def _wait_until(true: Callable[[], object], seconds: float = 30.0) -> None:
@@ -172,3 +175,53 @@ def certificates(tmp_path: Path) -> Path:
         own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelStore:
+    """An empty one, which does not wait for the disk."""
+    monkeypatch.setattr("serkit.edge.store.os.fsync", lambda file: None)
+    return ModelStore(tmp_path / "state" / "models")
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> list[tuple[Bundle, str]]:
+    """Versions 1 to 3 of a model, of which only the metadata make sense, and their signatures."""
+    from serkit.convert.bundle import write_bundle
+
+    graph = b"\x1c\0\0\0TFL3" + bytes(range(256))
+    info = {
+        "schema": 1, "name": "toy", "labels": ["calm", "angry"], "frontend": {}, "window": {}, "temperature": 1.0,
+        "format": "float32", "created": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    made = []
+    for version in (1, 2, 3):
+        path = tmp_path / f"toy-{version}.tflite"
+        write_bundle(path, graph, info | {"version": version}, "", signing_key())
+        made.append((read_bundle(path), path.with_name(path.name + ".minisig").read_text()))
+    return made
+
+
+@pytest.fixture
+def install(bundles: list[tuple[Bundle, str]]) -> Callable[..., None]:
+    """Installs one of them, and accepts it if that is wanted."""
+
+    def install(store: ModelStore, version: int, accepted: bool = False) -> None:
+        with store.updating():
+            store.install(*bundles[version - 1])
+        if accepted:
+            store.begin()
+            store.accept()
+
+    return install
+
+
+@pytest.fixture
+def active() -> Callable[[ModelStore], int | None]:
+    """Says which version answers."""
+
+    def active(store: ModelStore) -> int | None:
+        path = store.active()
+        return None if path is None else read_bundle(path).version
+
+    return active
