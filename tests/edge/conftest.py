@@ -1,4 +1,4 @@
-"""A real mosquitto of the tests' own, with a client that hears all and a fleet of simulated devices; and a store."""
+"""What several modules need: a real mosquitto with who listens and talks there, and a store with models for it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serkit.benchmarks.mosquitto import OPEN, Mosquitto, program
 from serkit.benchmarks.simulated import SimulatedDevice
-from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.bundle import Bundle, read_bundle, read_signed
+from serkit.edge.cli import main
 from serkit.edge.fleet import Fleet
 from serkit.edge.signature import signing_key
 from serkit.edge.sinks.broker import MqttSettings, new_client
@@ -225,3 +228,49 @@ def active() -> Callable[[ModelStore], int | None]:
         return None if path is None else read_bundle(path).version
 
     return active
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., Path]:
+    """Writes the default model, called toy, as another version, signed by the tests' key or another one."""
+    from serkit.convert.bundle import golden_of, write_bundle
+
+    bundle = read_bundle("default")
+    whole = bundle.data[: bundle.info["size_bytes"]]
+    info = bundle.info | {"name": "toy", "golden": golden_of(whole, bundle.info)}
+
+    def make(
+        path: Path, version: int = 2, key: Ed25519PrivateKey | None = None, graph: bytes = whole, **changes: object
+    ) -> Path:
+        write_bundle(path, graph, info | {"version": version} | changes, "", key or signing_key())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def new(made: Callable[..., Path], tmp_path: Path) -> Path:
+    """The toy's version 2."""
+    return made(tmp_path / "new.tflite")
+
+
+@pytest.fixture
+def stocked(store: ModelStore, made: Callable[..., Path], tmp_path: Path) -> ModelStore:
+    """A store with the toy's version 1, accepted."""
+    path = made(tmp_path / "first.tflite", 1)
+    with store.updating():
+        store.install(read_bundle(path), read_signed(path)[1])
+    store.begin()
+    store.accept()
+    return store
+
+
+@pytest.fixture
+def update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command on a store, where no service runs."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
+
+    def update(store: ModelStore, *arguments: object) -> Result:
+        return CliRunner().invoke(main, ["update", "--state", str(store.folder.parent), *map(str, arguments)])
+
+    return update

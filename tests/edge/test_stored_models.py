@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serkit.benchmarks.mosquitto import Mosquitto
 from serkit.benchmarks.simulated import SimulatedDevice
-from serkit.convert.bundle import write_bundle
 from serkit.edge.bundle import find_model, parse_bundle, read_bundle, read_signed
 from serkit.edge.errors import ModelError
-from serkit.edge.signature import signing_key
 from serkit.edge.sinks.broker import MqttSettings
 from serkit.edge.sinks.mqtt import Mqtt
 from serkit.edge.store import ModelStore, digest
@@ -51,17 +50,14 @@ class FakeService:
             self.store.roll_back("it answers NaN")
 
 
-def bundle_of(version: int, folder: Path, key: Any = None) -> tuple[bytes, str]:
+@pytest.fixture
+def bundle_of(made: Any, tmp_path: Path) -> Callable[..., tuple[bytes, str]]:
     """The default model as another version, signed by the tests' key or another one."""
-    bundle = read_bundle(MODEL)
-    path = folder / f"{version}.tflite"
-    info = bundle.info | {"version": version}
-    write_bundle(path, bundle.data[: bundle.info["size_bytes"]], info, "", key or signing_key())
-    return read_signed(path)
+    return lambda version, *key: read_signed(made(tmp_path / f"{version}.tflite", version, *key))
 
 
 def test_a_service_installs_what_update_would(
-    seen: Any, fleet: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seen: Any, fleet: Any, bundle_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = FakeService(tmp_path / "state", monkeypatch)
     car = SimulatedDevice(MqttSettings(name="car"), 0.0)
@@ -72,17 +68,17 @@ def test_a_service_installs_what_update_would(
         seen.all_report("car")
         assert seen.on("serkit/car/update")[0]["id"] == ID
         with fleet() as controller:
-            better = bundle_of(VERSION + 5, tmp_path)
+            better = bundle_of(VERSION + 5)
             assert controller.roll_out(*better).accepted == ["car"]
             assert seen.on("serkit/car/update")[-2]["verdict"] == "trial"
             assert controller.roll_out(*better).already == ["car"]
-            reason = controller.roll_out(*bundle_of(VERSION + 4, tmp_path)).failed["car"]
-            assert f"refused: {digest(bundle_of(VERSION + 4, tmp_path)[0])}.tflite: version" in reason
+            reason = controller.roll_out(*bundle_of(VERSION + 4)).failed["car"]
+            assert f"refused: {digest(bundle_of(VERSION + 4)[0])}.tflite: version" in reason
             assert f"is not newer than version {VERSION + 5}" in reason
-            stranger = bundle_of(VERSION + 6, tmp_path, Ed25519PrivateKey.generate())
+            stranger = bundle_of(VERSION + 6, Ed25519PrivateKey.generate())
             assert "which this machine does not trust" in controller.roll_out(*stranger).failed["car"]
             service.healthy = False
-            worse = bundle_of(VERSION + 7, tmp_path)
+            worse = bundle_of(VERSION + 7)
             assert controller.roll_out(*worse).failed == {"car": "rolled back: it answers NaN"}
             assert controller.roll_out(*worse).failed == {"car": "rolled back: it answers NaN"}  # it remembers
     finally:
@@ -91,11 +87,13 @@ def test_a_service_installs_what_update_would(
     assert list(iter(sink.notice, None)) == []
 
 
-def test_a_model_whose_test_nobody_survived_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_test_nobody_survived_is_not_tried_again(
+    bundle_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     FakeService(tmp_path / "state", monkeypatch)
     models = service_models(Recognizer(read_bundle(MODEL)))
     assert models is not None
-    better = bundle_of(VERSION + 5, tmp_path)
+    better = bundle_of(VERSION + 5)
     with monkeypatch.context() as patched:
         patched.setattr("serkit.edge.update.probe", lambda *_, **__: sys.exit("out of memory"))
         with pytest.raises(SystemExit):
@@ -107,7 +105,7 @@ def test_a_model_whose_test_nobody_survived_is_not_tried_again(tmp_path: Path, m
     assert (answer.verdict, answer.reason) == ("refused", "its test did not end")
     with pytest.raises(ModelError, match=r"failed here before \(its test did not end\); --retry tries it again"):
         after.install(*better)
-    newer = bundle_of(VERSION + 6, tmp_path)
+    newer = bundle_of(VERSION + 6)
     after.install(*newer)
     assert digest(newer[0]) not in ModelStore(tmp_path / "state" / "models").state().refused
 
@@ -131,7 +129,7 @@ service.Service(Path(sys.argv[1]), source=Noise, store=service.model_store()).ru
 
 
 def test_the_real_service_takes_a_model_over_and_says_so(
-    seen: Any, fleet: Any, broker: Mosquitto, tmp_path: Path, wait_until: Any
+    seen: Any, fleet: Any, broker: Mosquitto, bundle_of: Any, tmp_path: Path, wait_until: Any
 ) -> None:
     (tmp_path / "c.toml").write_text(
         f"[mqtt]\nhost = '127.0.0.1'\nport = {broker.port}\nname = 'car'\nupdates = true\n"
@@ -144,7 +142,7 @@ def test_the_real_service_takes_a_model_over_and_says_so(
     try:
         wait_until(lambda: seen.on("serkit/car/event") or process.poll() is not None, 90)
         with fleet() as controller:
-            better = bundle_of(VERSION + 5, tmp_path)
+            better = bundle_of(VERSION + 5)
             outcome = controller.roll_out(*better, patience_s=90)
             assert outcome.accepted == ["car"], (outcome, (tmp_path / "journal").read_text())
         verdicts = [a["verdict"] for a in seen.on("serkit/car/update") if a["id"] == digest(better[0])]
