@@ -28,14 +28,14 @@ def _made_by(file: dict[str, Any]) -> str:
 def frontend(results: Results) -> list[str]:
     rows = results["frontend"]["rows"] if "frontend" in results else []
     lines = [
-        "| features | audio at once | serkit | python_speech_features | librosa | tflite graph |",
-        "|---|---|---|---|---|---|",
+        "| features | audio at once | serkit | python_speech_features | librosa | tflite graph | numpy's FFT alone |",
+        "|---|---|---|---|---|---|---|",
     ]
     for key in dict.fromkeys((r["features"], r["scenario"], r["length_s"]) for r in rows):
         cells = {r["system"]: r for r in rows if (r["features"], r["scenario"], r["length_s"]) == key}
         peers = " | ".join(
             f"{cells[name]['median_ms']:.2f} ms, {cells[name]['ratio']:.1f} x" if name in cells else ""
-            for name in ("python_speech_features", "librosa", "tflite graph")
+            for name in ("python_speech_features", "librosa", "tflite graph", "numpy's FFT alone")
         )
         kind, scenario, length_s = key
         lines.append(f"| {kind} | {scenario}, {length_s:g} s | {cells['serkit']['median_ms']:.2f} ms | {peers} |")
@@ -208,7 +208,8 @@ def cost_tables(results: Results) -> list[str]:
         "## Front end",
         "",
         "Milliseconds per second of audio, and how many times serkit's that is. `stream`: 0.5 s of new audio per step,",
-        "of which the model sees the last 2.56 s, which the others compute anew each time.",
+        "of which the model sees the last 2.56 s, which the others compute anew each time. The last column, the FFTs",
+        "of the new frames by themselves, is what no front end in numpy can do without.",
         "",
         *frontend(results),
         "",

@@ -31,8 +31,22 @@ def sessions(results: Results) -> list[str]:
                 alarms = f"{r['alarms']}, {r['false_alarms_per_hour']:.1f} ({r['at_most_per_hour']:.0f})"
                 figures = ["", "", "", "", "", "", alarms, f"{r['scored_share']:.0%}"]
             lines.append(f"| {' | '.join([r['decision'], where, format(r['minutes'], '.0f'), *figures])} |")
-        lines += ["", f"![A session, minute by minute]({name}.png)", ""]
+        lines += ["", f"![A session, minute by minute]({name}.png)", "", *_right_after(file["rows"]), ""]
     return lines
+
+
+def _right_after(rows: list[dict[str, Any]]) -> list[str]:
+    of_all = [r for r in rows if r["sessions"] == "emotion" and r["bed"] is None and "right_after" in r]
+    if not of_all:
+        return []
+    after = list(of_all[0]["right_after"])
+    return [
+        "Share of episodes with the right answer, so long after they began:",
+        "",
+        f"| decided by | {' | '.join(f'{a} s' for a in after)} |",
+        f"|---|{'---|' * len(after)}",
+        *(f"| {r['decision']} | {' | '.join(format(r['right_after'][a], '.0%') for a in after)} |" for r in of_all),
+    ]
 
 
 def vad(results: Results) -> list[str]:
