@@ -106,7 +106,7 @@ class Recognizer:
         first = -w.context_frames  # the buffer's first frame in the stream
         start, filled = 0, w.context_frames  # the next window's first frame in the buffer, end of the frames in it
         covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
-        latest = -1  # number of the last window
+        latest = -w.n_frames // w.hop_frames  # number of the last window; all of the first one's hops are new
 
         def take(frames: Array) -> Iterator[ScoredWindow]:
             nonlocal first, start, filled, covered, n_frames, latest

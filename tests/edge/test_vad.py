@@ -183,6 +183,14 @@ def test_windows_are_scored_where_the_newest_hop_holds_speech(recognizer: Recogn
     assert ratios[-1] == 0.0
 
 
+def test_a_word_at_the_very_beginning_is_scored(recognizer: Recognizer, speech: np.ndarray) -> None:
+    x = np.concatenate([speech[: RATE // 2], np.zeros(4 * RATE, np.float32)])
+    windows = list(recognizer.windows([x], VoiceGate(RATE, VadSettings(detector="level", hang_over_s=0.5))))
+    assert [w.probabilities is not None for w in windows] == [True] + [False] * (len(windows) - 1)
+    assert windows[0].level_dbfs > -40  # of the word, and not only of the silence after it
+    assert windows[1].level_dbfs < -100
+
+
 def test_silence_costs_no_inference_and_no_detection(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recognizer, "score", lambda self, window: pytest.fail("silence was scored"))
     gate = VoiceGate(RATE)
