@@ -327,7 +327,7 @@ def listen(
     else:
         opened = FileSource(source, rate, block_size)
     try:
-        recorder = None if record is None else Recorder(Path(record), rate)
+        recorder = None if record is None else Recorder(Path(record), rate, live=opened.live)
     except BaseException:
         opened.close()
         raise

@@ -14,7 +14,9 @@ import soundfile
 
 from serkit.edge.errors import AudioError
 
-_QUEUE_BLOCKS = 1000  # kept while the disk is busy; about half a minute
+_PIECE_S = 0.1  # what is queued and written at once, at least
+_QUEUE_PIECES = 300  # kept while the disk is busy; half a minute
+_PATIENCE_S = 10.0
 _CLOSE_S = 2.0
 
 
@@ -24,12 +26,13 @@ class Recorder:
     Args:
         path: New file; its suffix chooses the format, such as ``.flac`` or ``.wav``.
         sample_rate: Hz.
+        live: Whether audio is lost while `push` waits for the disk; if not, it does, for up to 10 s.
 
     Raises:
         AudioError: The file exists already, its folder does not, or the suffix is no audio format's.
     """
 
-    def __init__(self, path: Path, sample_rate: int) -> None:
+    def __init__(self, path: Path, sample_rate: int, *, live: bool = True) -> None:
         if path.exists():
             raise AudioError(f"{path}: exists already; give a new name to --record")
         if path.suffix[1:].upper() not in soundfile.available_formats():
@@ -41,19 +44,28 @@ class Recorder:
             raise AudioError(f"{path}: cannot be written ({reason}); check folder and space") from None
         self.path = path
         self._ended = False
+        self._patience_s = 0.0 if live else _PATIENCE_S
+        self._piece = round(_PIECE_S * sample_rate)
+        self._held: list[npt.NDArray[np.float32]] = []  # blocks that are no piece yet
+        self._n_held = 0  # samples
         self._notices: deque[str] = deque()
-        self._queue: queue.Queue[npt.NDArray[np.float32] | None] = queue.Queue(_QUEUE_BLOCKS)  # None: no more
+        self._queue: queue.Queue[npt.NDArray[np.float32] | None] = queue.Queue(_QUEUE_PIECES)  # None: no more
         self._thread: threading.Thread | None = threading.Thread(target=self._run, name="serkit-recorder", daemon=True)
         self._thread.start()
 
     def push(self, block: npt.NDArray[np.float32]) -> None:
-        """Take a block, mono float32; returns at once."""
+        """Take a block, mono float32; where it is a live one, returns at once."""
         if self._ended:
             return
+        self._held.append(block)
+        self._n_held += len(block)
+        if self._n_held < self._piece:
+            return
         try:
-            self._queue.put_nowait(block)
+            self._queue.put(np.concatenate(self._held), timeout=self._patience_s)
         except queue.Full:
             self._stop("the disk is too slow")
+        self._held, self._n_held = [], 0
 
     def notice(self) -> str | None:
         """Why the recording ended, once."""
@@ -64,9 +76,11 @@ class Recorder:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._ended = True
         with contextlib.suppress(queue.Full):  # then the disk hangs, and waiting does not help
+            if self._held and not self._ended:
+                self._queue.put(np.concatenate(self._held), timeout=_CLOSE_S)
             self._queue.put(None, timeout=_CLOSE_S)
+        self._ended = True
         left = self._queue.qsize() + 1
         while thread.is_alive() and self._queue.qsize() < left:  # as long as it writes
             left = self._queue.qsize()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,36 @@ def test_a_full_disk_ends_the_recording_and_not_the_listening(
     assert recorder.notice() is None
     recorder.push(speech)  # goes nowhere
     recorder.close()
+
+
+@pytest.mark.parametrize("size", [1, 512, 50 * RATE])
+def test_a_file_is_recorded_whole_however_slow_the_disk_and_small_the_blocks(
+    tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("serkit.edge.recorder._QUEUE_PIECES", 3)
+    recorder = Recorder(tmp_path / "new.wav", RATE, live=False)
+    write, gate = recorder._file.write, threading.Event()
+    threading.Timer(0.2, gate.set).start()
+    monkeypatch.setattr(recorder._file, "write", lambda block: gate.wait(10) and write(block))
+    for block in np.split(speech, range(size, len(speech), size)):
+        recorder.push(block)
+    recorder.close()
+    assert recorder.notice() is None
+    assert np.allclose(read_audio(recorder.path, RATE), speech, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 512])
+def test_a_disk_that_hangs_for_longer_than_the_queue_ends_a_live_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("serkit.edge.recorder._QUEUE_PIECES", 3)
+    recorder = Recorder(tmp_path / "new.wav", RATE)
+    hangs = threading.Event()
+    monkeypatch.setattr(recorder._file, "write", lambda block: hangs.wait(30))
+    pushed = 0
+    while recorder.notice() is None:
+        recorder.push(np.zeros(size, np.float32))
+        pushed += size
+    hangs.set()
+    recorder.close()
+    assert 0.4 * RATE <= pushed < 0.7 * RATE  # three pieces wait; one is written, one finds no room
