@@ -35,7 +35,7 @@ class Recorder:
     def __init__(self, path: Path, sample_rate: int, *, live: bool = True) -> None:
         if path.exists():
             raise AudioError(f"{path}: exists already; give a new name to --record")
-        if path.suffix[1:].upper() not in soundfile.available_formats():
+        if not soundfile.check_format(path.suffix[1:]):
             raise AudioError(f"{path}: {path.suffix or 'no suffix'} is no audio format; name it .flac or .wav")
         try:
             self._file = soundfile.SoundFile(path, "w", sample_rate, 1)

@@ -48,6 +48,7 @@ def test_a_recording_that_cannot_be_made_says_why(tmp_path: Path) -> None:
         ("old.wav", "exists already; give a new name"),
         ("new.xyz", r"\.xyz is no audio format; name it \.flac or \.wav"),
         ("new", "no suffix is no audio format"),
+        ("new.raw", r"\.raw is no audio format"),  # libsndfile writes it, but does not know how
         ("gone/new.wav", "cannot be written"),
     ):
         with pytest.raises(AudioError, match=message):
