@@ -72,7 +72,10 @@ class Recorder:
         return self._notices.popleft() if self._notices else None
 
     def close(self) -> None:
-        """Write what is queued, however long that takes while it goes on; a second call does nothing."""
+        """Write what is queued, however long that takes while it goes on; a second call does nothing.
+
+        Where nothing was heard, no file is left.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -85,6 +88,8 @@ class Recorder:
         while thread.is_alive() and self._queue.qsize() < left:  # as long as it writes
             left = self._queue.qsize()
             thread.join(_CLOSE_S)
+        if not (thread.is_alive() or self._file.frames):  # so that the next try may have its name
+            self.path.unlink(missing_ok=True)
 
     def _stop(self, why: str) -> None:
         self._ended = True

@@ -55,6 +55,14 @@ def test_a_recording_that_cannot_be_made_says_why(tmp_path: Path) -> None:
             Recorder(tmp_path / name, RATE)
 
 
+def test_where_nothing_was_heard_no_file_is_in_the_way_of_the_next_try(tmp_path: Path, speech: np.ndarray) -> None:
+    for samples, exists in (([], False), (speech, True)):
+        recorder = Recorder(tmp_path / "new.wav", RATE)
+        recorder.push(np.asarray(samples, np.float32))
+        recorder.close()
+        assert recorder.path.exists() == exists
+
+
 def test_a_full_disk_ends_the_recording_and_not_the_listening(
     tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
