@@ -58,8 +58,6 @@ class _CaptureProcess:
     """
 
     def __init__(self, sample_rate: int, device: str | None) -> None:
-        # It finds serkit where this process found it, whatever lies in the working directory.
-        path = os.pathsep.join(os.path.abspath(p) for p in sys.path)  # noqa: PTH100
         try:
             self._process = subprocess.Popen(
                 _command(sample_rate, device),
@@ -68,7 +66,7 @@ class _CaptureProcess:
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
                 cwd="/",
-                env=os.environ | {"PYTHONPATH": path},
+                env=_environment(),
             )
         except OSError as error:
             raise _Lost(f"the capture process does not start ({error.strerror or error})") from None
@@ -134,7 +132,6 @@ def list_devices() -> list[Device]:
     Raises:
         MicrophoneError: PortAudio is missing or does not start, or the sound system does not answer.
     """
-    path = os.pathsep.join(os.path.abspath(p) for p in sys.path)  # noqa: PTH100
     try:
         done = subprocess.run(
             _lister(),
@@ -142,7 +139,8 @@ def list_devices() -> list[Device]:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=_OPENING_S,
-            env=os.environ | {"PYTHONPATH": path},
+            cwd="/",
+            env=_environment(),
             check=False,
         )
         found = json.loads(done.stdout)
@@ -153,6 +151,11 @@ def list_devices() -> list[Device]:
     if isinstance(found, str):
         raise MicrophoneError(found)
     return [Device(**d) for d in found]
+
+
+def _environment() -> dict[str, str]:
+    """With it, and in the folder ``/``, serkit is found where this process found it, whatever lies where we are."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(p) for p in sys.path)}  # noqa: PTH100
 
 
 def _lister() -> list[str]:

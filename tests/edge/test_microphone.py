@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -350,6 +351,16 @@ def test_devices_are_listed_by_a_process_that_may_hang(monkeypatch: pytest.Monke
     answers("import time; time.sleep(60)")
     with pytest.raises(MicrophoneError, match=r"does not answer \(0\.5 s\); restart it"):
         list_devices()
+
+
+def test_devices_are_not_listed_by_what_lies_in_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "struct.py").write_text("import pathlib; pathlib.Path(__file__).with_name('ran').touch()")
+    monkeypatch.chdir(tmp_path)
+    with suppress(MicrophoneError):  # there may be no sound system here
+        list_devices()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_audio_that_comes_during_a_rest_is_heard_after_it(processes: FakeProcesses) -> None:
