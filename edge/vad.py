@@ -155,8 +155,10 @@ class VadSettings:
             raise SettingsError(
                 f"release is {self.release} and threshold {self.threshold}; they need 0 < release <= threshold <= 1"
             )
-        if self.rise_db < 0:
-            raise SettingsError(f"rise_db is {self.rise_db}; it needs 0 or more")
+        if not -200 <= self.floor_dbfs <= 0:
+            raise SettingsError(f"floor_dbfs is {self.floor_dbfs}; it needs -200 to 0: full scale is 0 dB")
+        if not 0 <= self.rise_db <= 100:
+            raise SettingsError(f"rise_db is {self.rise_db}; it needs 0 to 100")
         if not 0 <= self.hang_over_s <= 30:
             raise SettingsError(f"hang_over_s is {self.hang_over_s}; it needs 0 to 30")
 

@@ -148,7 +148,11 @@ def test_silero_is_not_asked_at_another_rate() -> None:
     [
         ({"threshold": 0.2, "release": 0.3}, "release is 0.3 and threshold 0.2"),
         ({"threshold": 1.5}, "threshold 1.5"),
-        ({"rise_db": -1.0}, "rise_db is -1.0; it needs 0 or more"),
+        ({"floor_dbfs": 60.0}, "floor_dbfs is 60.0; it needs -200 to 0"),
+        ({"floor_dbfs": float("nan")}, "floor_dbfs is nan"),
+        ({"rise_db": -1.0}, "rise_db is -1.0; it needs 0 to 100"),
+        ({"rise_db": 1e5}, "rise_db is 100000.0"),
+        ({"rise_db": float("nan")}, "rise_db is nan"),
         ({"hang_over_s": -1.0}, "hang_over_s is -1.0; it needs 0 to 30"),
     ],
 )
