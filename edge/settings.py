@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 import typing
@@ -79,6 +80,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     needed = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(hint, hint.__name__)
     shown = f"not {needed}" if where.endswith("password") else repr(value)
     raise SettingsError(f"{where} is {shown}; {needed} is needed")
+
+
+def path_of(text: str) -> Path:
+    """A path that a setting names, ``~`` being the user's home; where there is no such user, as it is written."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - `Path.expanduser` raises there
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serkit.edge.errors import MissingExtraError, SettingsError
+from serkit.edge.settings import path_of
 
 if TYPE_CHECKING:
     import ssl
@@ -136,7 +136,7 @@ def _password(settings: MqttSettings) -> str | None:
     if path is None:
         return settings.password
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip("\r\n")
+        return path_of(path).read_text(encoding="utf-8").strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise SettingsError(f"mqtt: password_file {path} cannot be read ({reason}); correct it") from None
@@ -146,7 +146,7 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
     import ssl
 
     try:
-        return ssl.create_default_context(cafile=ca_file and str(Path(ca_file).expanduser()))
+        return ssl.create_default_context(cafile=ca_file and str(path_of(ca_file)))
     except OSError as error:  # ssl.SSLError is one
         raise SettingsError(
             f"mqtt: ca_file {ca_file} cannot be read ({error.strerror or error}); a PEM file is needed"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event, to_json
+from serkit.edge.settings import path_of
 from serkit.edge.sinks import Sink
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class JsonLines(Sink):
     name = "json_lines"
 
     def __init__(self, settings: JsonLinesSettings) -> None:
-        self.path = Path(settings.path).expanduser()
+        self.path = path_of(settings.path)
         self.lost = 0
         self._settings = settings
         self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUE_LINES)  # None: no more
