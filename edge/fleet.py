@@ -201,8 +201,10 @@ class Fleet:
         Raises:
             BrokerError: The connection is lost for good.
             ModelError: The model is too large to be sent.
-            SettingsError: ``waves`` makes no sense.
+            SettingsError: ``waves`` or ``patience_s`` makes no sense.
         """
+        if not 0 < patience_s <= threading.TIMEOUT_MAX:
+            raise SettingsError(f"a wave may take {patience_s:g} s; more than 0 s and no more than years are needed")
         id, message, outcome = digest(data), pack(data, signature), Outcome()
         devices = self.devices()
         outcome.absent = [d.name for d in devices if not d.online or d.update is None]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client
 
 _CONNECT_S = 5.0
-_SHORTEST_S = 1.0  # from one report to the next
+_SHORTEST_S, _LONGEST_S = 1.0, 31_536_000.0  # from one report to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ class MqttSettings:
             raise SettingsError(f"queue_events is {self.queue_events}; it needs 1 or more")
         for name in ("health_every_s", "summary_every_s"):
             every_s = getattr(self, name)
-            if every_s is not None and not every_s >= _SHORTEST_S:
-                raise SettingsError(f"{name} is {every_s:g}; it needs {_SHORTEST_S:g} s or more")
+            if every_s is not None and not _SHORTEST_S <= every_s <= _LONGEST_S:
+                raise SettingsError(f"{name} is {every_s:g}; it needs {_SHORTEST_S:g} s or more, and at most a year")
 
     @property
     def topic_prefix(self) -> str:
