@@ -5,9 +5,9 @@ Every source is a context manager that iterates over blocks, and closing it twic
     with FileSource("speech.wav", sample_rate=16000) as source:
         for block in source: ...
 
-`FileSource` takes whatever libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, ...), `PipeSource` a WAV or raw 16-bit
-samples, `serkit.edge.microphone.Microphone` PortAudio's devices, and `FakeSource` an array, for tests and for users
-who have audio of their own. Memory does not grow with the length of the audio.
+`FileSource` takes whatever libsndfile reads (WAV, FLAC, Ogg, Opus, MP3, AIFF, ...), `PipeSource` a WAV, an AU or raw
+16-bit samples, `serkit.edge.microphone.Microphone` PortAudio's devices, and `FakeSource` an array, for tests and for
+users who have audio of their own. Memory does not grow with the length of the audio.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 _READ_FRAMES = 4096  # frames of a file or pipe decoded at once
-_WAV = {b"RIFF", b"RIFX", b"RF64"}
+_HEADERS = {b"RIFF", b"RIFX", b"RF64", b".snd"}  # how a WAV begins, and an AU
 _COMPRESSED = {b"fLaC", b"OggS", b"FORM", b"caff", b"riff"}
 
 
@@ -207,10 +207,10 @@ def _resampled(blocks: Iterator[Array], source_rate: Callable[[], float], sample
 
 
 class PipeSource(Source):
-    """A WAV, or raw samples, from a stream that cannot seek, such as standard input.
+    """A WAV, an AU, or raw samples, from a stream that cannot seek, such as standard input.
 
-    The first bytes decide: ``RIFF``, ``RIFX`` or ``RF64`` is a WAV, anything else raw 16-bit little-endian samples,
-    but for the beginnings of compressed files, which need a file to seek in.
+    The first bytes decide: ``RIFF``, ``RIFX`` or ``RF64`` is a WAV, ``.snd`` an AU, anything else raw 16-bit
+    little-endian samples, but for the beginnings of compressed files, which need a file to seek in.
 
     Args:
         stream: Binary stream; standard input by default.
@@ -281,11 +281,11 @@ class PipeSource(Source):
                 "endian": "LITTLE",
             }
             try:
-                file = soundfile.SoundFile(reader, **({} if head[:4] in _WAV else raw))
+                file = soundfile.SoundFile(reader, **({} if head[:4] in _HEADERS else raw))
             except soundfile.LibsndfileError as error:
                 raise AudioError(
-                    f"standard input: starts like a WAV but is not one ({error.error_string.rstrip('.')}); pipe a WAV "
-                    "or raw 16-bit samples"
+                    f"standard input: starts like a WAV or AU but is none ({error.error_string.rstrip('.')}); pipe a "
+                    "WAV or raw 16-bit samples"
                 ) from None
             with file:
                 n_samples = 0

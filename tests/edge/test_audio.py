@@ -105,6 +105,15 @@ def test_a_wav_whose_length_was_unknown_when_it_began(tmp_path: Path) -> None:
         assert np.array_equal(joined(source), read_audio(path, RATE))
 
 
+def test_an_au_through_a_pipe_is_no_noise(tmp_path: Path) -> None:
+    path = tmp_path / "tone.au"
+    soundfile.write(path, tone(44100), 44100)
+    data = bytearray(path.read_bytes())
+    data[8:12] = b"\xff\xff\xff\xff"  # a length that was unknown when it began
+    with piped(bytes(data)) as source:
+        assert np.array_equal(joined(source), read_audio(path, RATE))
+
+
 def test_raw_samples_through_a_pipe() -> None:
     x = (tone(8000) * 32767).astype("<i2")
     with piped(x.tobytes(), raw_rate=8000) as source:
@@ -120,7 +129,7 @@ def test_a_pipe_that_ends_at_once_says_so() -> None:
 
 def test_a_pipe_that_only_starts_like_a_wav_says_so() -> None:
     with (
-        pytest.raises(AudioError, match="starts like a WAV but is not one"),
+        pytest.raises(AudioError, match="starts like a WAV or AU but is none"),
         piped(b"RIFF" + b"nonsense" * 50) as s,
     ):
         list(s)
