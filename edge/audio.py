@@ -71,6 +71,9 @@ class Source:
     def close(self) -> None:
         """Let go of the file or device."""
 
+    def stop(self) -> None:
+        """Nobody needs another block: do not wait for one that may never come; from any thread or signal handler."""
+
     def rest(self, seconds: float) -> None:
         """Nobody needs another block before so much more audio has come: a live source may sleep meanwhile."""
 
@@ -239,8 +242,10 @@ class PipeSource(Source):
         self._source_rate = sample_rate  # known once the header is read
         self._closed = threading.Event()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._closed.set()
+
+    close = stop
 
     def _blocks(self) -> Iterator[Array]:
         """Decoding blocks in libsndfile, deaf to Ctrl-C: a thread does it, and this one waits where it can be woken."""

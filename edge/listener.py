@@ -128,6 +128,7 @@ class Listener:
     def stop(self) -> None:
         """End the stream in order, as if the source had ended; from any thread or signal handler."""
         self._stopping = True
+        self._source.stop()
 
     def __enter__(self) -> Self:
         self._open()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ import pytest
 import soundfile
 
 import serkit
-from serkit.edge.audio import FakeSource
+from serkit.edge.audio import FakeSource, PipeSource
 from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision, DecisionSettings, read_preset
 from serkit.edge.errors import AudioError, SettingsError
@@ -252,3 +253,16 @@ def test_the_heart_beats_with_every_window_and_the_stream_ends_when_told(speech:
         events = list(listener)
     assert windows[:4] == [1, 2, 3, 4]
     assert events[-1].time_s < 5  # of 15
+
+
+def test_a_stream_of_a_pipe_that_says_nothing_ends_when_told() -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as stream:
+        with (
+            os.fdopen(writer, "wb"),  # nobody writes to it
+            serkit.listen(lambda rate: PipeSource(rate, 512, stream=stream), config=BY_LEVEL) as listener,
+        ):
+            ending = threading.Timer(0.2, listener.stop)
+            ending.start()
+            assert list(listener) == []
+        ending.join()
