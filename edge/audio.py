@@ -38,6 +38,7 @@ Array = npt.NDArray[np.float32]
 
 _READ_FRAMES = 4096  # frames of a file or pipe decoded at once
 _HEADERS = {b"RIFF", b"RIFX", b"RF64", b".snd"}  # how a WAV begins, and an AU
+_HEADER_BYTES = 44  # of most WAV files
 _COMPRESSED = {b"fLaC", b"OggS", b"FORM", b"caff", b"riff"}
 
 
@@ -316,7 +317,7 @@ class PipeSource(Source):
 
     def _head(self) -> bytes:
         head = b""
-        while len(head) < 4 and (more := self._read()):
+        while len(head) < _HEADER_BYTES and (more := self._read()):
             head += more
         if not head:
             raise AudioError("standard input: ended before any audio; pipe a WAV or raw 16-bit samples into it")
@@ -325,6 +326,8 @@ class PipeSource(Source):
                 "standard input: a compressed or AIFF file; give it by name (--input FILE), or pipe a WAV or raw "
                 "16-bit samples"
             )
+        if head[:4] in _HEADERS:  # a length of 0 is one that was not known yet
+            head = head.replace(b"data\0\0\0\0", b"data\xff\xff\xff\xff", 1)
         return head
 
     def _forward(self, data: bytes, writer: int) -> None:

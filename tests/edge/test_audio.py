@@ -96,11 +96,12 @@ def test_a_wav_through_a_pipe_equals_the_file(tmp_path: Path) -> None:
         assert np.array_equal(joined(source), read_audio(path, RATE))
 
 
-def test_a_wav_whose_length_was_unknown_when_it_began(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unknown", [b"\xff\xff\xff\xff", bytes(4)])  # by ffmpeg, by others
+def test_a_wav_whose_length_was_unknown_when_it_began(tmp_path: Path, unknown: bytes) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(RATE), RATE)
     data = bytearray(path.read_bytes())
-    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"  # what ffmpeg and arecord write into a pipe
+    data[4:8] = data[40:44] = unknown
     with piped(bytes(data)) as source:
         assert np.array_equal(joined(source), read_audio(path, RATE))
 
