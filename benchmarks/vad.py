@@ -168,7 +168,7 @@ def _window_level(stream: Stream, recognizer: Recognizer) -> tuple[Mask, Mask, f
     scored = np.zeros(hops, bool)
     padded = np.concatenate([np.full((w.n_frames, f.n_features), silence(f), np.float32), log_mel])
     for k in range(hops):
-        end = min(len(padded), w.n_frames + (k + 1) * w.hop_frames)
+        end = min(len(padded), w.n_frames + (k + 1) * _HOP // f.hop_length)
         scored[k] = speech_ratio(frame_levels(padded[end - w.n_frames : end], f)) >= MIN_SPEECH
     return (levels > -55.0) & (levels > loudest - 30.0), scored, 0.0
 
@@ -198,7 +198,10 @@ def _choose(streams: Sequence[Stream], name: str) -> VadSettings:
 
 
 def _costs(recognizer: Recognizer, speech: Array, repeats: int) -> dict[str, float]:
-    """Milliseconds per second of audio, medians, measured in turn: model, front end, gates asleep and awake."""
+    """Milliseconds per second of audio, medians, measured in turn: model, front end, gates asleep and awake.
+
+    The model is asked as in a stream, where what it encoded for the window before is not encoded again.
+    """
     b = recognizer.bundle
     per_s = b.frontend.sample_rate / (b.window.hop_frames * b.frontend.hop_length)
     window = np.resize(features(speech, b.frontend), (b.window.input_frames, b.frontend.n_features))
@@ -209,8 +212,10 @@ def _costs(recognizer: Recognizer, speech: Array, repeats: int) -> dict[str, flo
     }
     asleep = VoiceGate(SAMPLE_RATE, VadSettings(), Level())
     quiet = np.zeros(SAMPLE_RATE, np.float32)
+    hops = itertools.count()
+    recognizer.engine.forget()
     tasks: dict[str, tuple[Callable[[], Any], float]] = {
-        "model": (lambda: recognizer.score(window), per_s),
+        "model": (lambda: recognizer.score(window, next(hops)), per_s),
         "front end": (lambda: frontend.push(speech), 1.0),
         "asleep": (lambda: asleep.push(quiet), 1.0),
         **{name: (lambda gate=gate: gate.push(speech), 1.0) for name, gate in gates.items()},  # type: ignore[misc]
