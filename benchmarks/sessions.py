@@ -23,9 +23,9 @@ from serkit.edge.decision import ClassSettings, Decision, DecisionSettings
 from serkit.edge.events import Event
 from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, ScoredWindow
-from serkit.edge.vad import VoiceGate, frame_levels, speech_ratio
-from serkit.edge.window import cut_windows, pool_windows, silence
+from serkit.edge.vad import VoiceGate
 from serkit.train.augment import TEST_NOISES
+from serkit.train.scoring import utterance_probabilities, window_utterances
 
 Array = npt.NDArray[np.float32]
 
@@ -47,20 +47,19 @@ class Heard:
 
 def hear(recognizer: Recognizer, session: Session) -> Heard:
     """Run the model over a session, and over each of its utterances alone."""
-    f, w = recognizer.bundle.frontend, recognizer.bundle.window
+    bundle = recognizer.bundle
+    f = bundle.frontend
     windows = tuple(recognizer.windows([session.samples], VoiceGate(f.sample_rate)))
-    clips = []
-    for s in session.speech if session.kind == "emotion" else ():
-        frames = features(session.samples[int(s.start_s * f.sample_rate) : int(s.end_s * f.sample_rate)], f)
-        cut = cut_windows(frames, w, silence(f))
-        weights = [speech_ratio(frame_levels(x, f)) for x in cut]
-        clips.append(pool_windows([recognizer.score(x) for x in cut], weights))
-    n_labels = len(recognizer.bundle.labels)
+    spoken = [
+        features(session.samples[int(s.start_s * f.sample_rate) : int(s.end_s * f.sample_rate)], f)
+        for s in (session.speech if session.kind == "emotion" else ())
+    ]
+    clips = np.empty((0, len(bundle.labels)))
+    if spoken:
+        cut = window_utterances(spoken, f, bundle.window)
+        clips = utterance_probabilities(recognizer.engine.batch_logits, cut, len(spoken), bundle.temperature)
     return Heard(
-        replace(session, samples=np.empty(0, np.float32)),
-        len(session.samples) / f.sample_rate,
-        windows,
-        np.reshape(clips, (len(clips), n_labels)),
+        replace(session, samples=np.empty(0, np.float32)), len(session.samples) / f.sample_rate, windows, clips
     )
 
 

@@ -10,10 +10,12 @@ import soundfile
 
 from serkit.benchmarks import composition, sessions
 from serkit.benchmarks.composition import Session, Speech
+from serkit.benchmarks.hops import CLIP
 from serkit.benchmarks.sessions import Heard
+from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.decision import read_preset
-from serkit.edge.stream import ScoredWindow
+from serkit.edge.stream import Recognizer, ScoredWindow, predict
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.splits import make_split
 
@@ -201,6 +203,19 @@ def trained_on(bundle: Bundle, data: Path) -> list[str]:
     s = bundle.info["split"]
     split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
     return [u.key for u in split.train]
+
+
+def test_a_clip_is_answered_as_predict_answers_its_file(tmp_path: Path) -> None:
+    recognizer = Recognizer(read_bundle("default"))
+    samples = read_audio(CLIP, RATE)
+    spans = [(0.0, 3.5), (1.0, 6.5)]
+    session = Session("emotion", "v", "quiet", samples, tuple(Speech(a, b, "neutral") for a, b in spans))
+    clips = sessions.hear(recognizer, session).clips
+    for clip, (start_s, end_s) in zip(clips, spans, strict=True):
+        path = tmp_path / f"{start_s}.wav"
+        soundfile.write(path, samples[int(start_s * RATE) : int(end_s * RATE)], RATE, "FLOAT")
+        alone = predict(recognizer, path).probabilities
+        assert clip == pytest.approx([alone[label] for label in recognizer.bundle.labels], abs=1e-9)
 
 
 @pytest.mark.data
