@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle
+from serkit.edge.errors import CorpusError
 from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import noise as noise_condition
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
@@ -208,8 +209,12 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     voices of nEMO, everyday speech and every kind of noise.
 
     Raises:
-        CorpusError: A corpus is missing, or the model learned from somebody it would be tested on.
+        CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
     """
+    if not (data / "noise").is_dir():
+        raise CorpusError(
+            f"no folder {data / 'noise'}; give the folder that holds the corpora and the noise with --data"
+        )
     info = bundle.info
     known = [u for corpus in info["corpora"] for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
     s = info["split"]

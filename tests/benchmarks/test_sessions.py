@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 
 from serkit.benchmarks import composition, sessions
 from serkit.benchmarks.composition import Session, Speech
@@ -14,6 +15,7 @@ from serkit.benchmarks.hops import CLIP
 from serkit.benchmarks.sessions import Heard
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.cli import main
 from serkit.edge.decision import read_preset
 from serkit.edge.stream import Recognizer, ScoredWindow, predict
 from serkit.train.corpora import Utterance, read_corpus
@@ -216,6 +218,12 @@ def test_a_clip_is_answered_as_predict_answers_its_file(tmp_path: Path) -> None:
         soundfile.write(path, samples[int(start_s * RATE) : int(end_s * RATE)], RATE, "FLOAT")
         alone = predict(recognizer, path).probabilities
         assert clip == pytest.approx([alone[label] for label in recognizer.bundle.labels], abs=1e-9)
+
+
+def test_sessions_need_noise_and_say_so(corpus: Path) -> None:
+    ran = CliRunner().invoke(main, ["bench", "sessions", "--data", str(corpus)])
+    assert ran.exit_code == 1
+    assert ran.stderr.startswith(f"serkit: no folder {corpus / 'noise'}; give the folder that holds the corpora and")
 
 
 @pytest.mark.data
