@@ -281,6 +281,8 @@ def accuracy(
     """
     if (utterances is None) != (corpus is not None and protocol is not None and data is not None):
         raise click.UsageError("give either --utterances, or --corpus, --protocol and --data")
+    if utterances is not None and (corpus or protocol):
+        raise click.UsageError("--utterances holds a corpus and a protocol; leave --corpus and --protocol out")
     needs("train", "sklearn", "keras")
     from rich.console import Console
     from rich.progress import track

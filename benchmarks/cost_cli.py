@@ -205,6 +205,8 @@ def device(files: tuple[Path, ...], check: bool, engine: str, out: Path | None, 
     """
     if check != bool(files):
         raise click.UsageError("--check goes with FILEs, and FILEs with --check")
+    if check and out is not None:
+        raise click.UsageError("--check measures nothing for --out; leave one of them out")
     if check:
         from serkit.benchmarks.board_file import check as faults_of
 

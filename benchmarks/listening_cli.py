@@ -72,6 +72,8 @@ def sessions(
       serkit bench sessions --data ~/corpora
       serkit bench sessions --tune 300 --data ~/corpora
     """
+    if tune is not None and out is not None:
+        raise click.UsageError("--tune prints a preset and measures nothing for --out; leave one of them out")
     needs("train", "sklearn", "scipy", "matplotlib")
     from rich.console import Console
     from rich.progress import track

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from serkit.edge.bundle import read_bundle
 from serkit.edge.engine import Engine
-from serkit.edge.errors import AudioError, CorpusError
+from serkit.edge.errors import AudioError, CorpusError, SettingsError
 from serkit.edge.frontend import features
 from serkit.train import conditions
 from serkit.train.corpora import Utterance, read_corpus, read_utterance
@@ -74,11 +74,14 @@ class Scorer:
 
     Raises:
         CorpusError: The model learned from what would be scored, or no recording can be used.
+        SettingsError: An engine for a run.
     """
 
     def __init__(
         self, *, run: Path | None, model: str | None, corpus: str, data: Path, protocol: str, engine: str = "auto"
     ) -> None:
+        if run is not None and engine != "auto":
+            raise SettingsError(f"{run}: Keras scores a run, not {engine}; leave --engine out, or give --model")
         self._source = source = _run_source(run) if run is not None else _model_source(str(model), engine)
         self._about = {"corpus": corpus, "protocol": protocol}
         self.sample_rate = source["frontend"].sample_rate

@@ -205,6 +205,8 @@ def test_the_pack_gives_the_figures_of_the_corpus(
 def test_usage(tmp_path: Path) -> None:
     run = CliRunner().invoke
     assert run(main, ["bench", "accuracy", "--corpus", "ravdess"]).exit_code == 2
+    both = run(main, ["bench", "accuracy", "--utterances", "none.npz", "--protocol", "random"])
+    assert (both.exit_code, "leave --corpus and --protocol out" in both.stderr) == (2, True)
     missing = run(main, ["bench", "accuracy", "--utterances", str(tmp_path / "none.npz")])
     assert (missing.exit_code, missing.output.count("\n")) == (1, 1)
 

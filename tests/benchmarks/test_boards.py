@@ -116,6 +116,7 @@ def test_all_faults_are_told_and_no_content_is_a_traceback(tmp_path: Path) -> No
     assert "cannot be read" in check(tmp_path / "missing.json")[0]
     assert CliRunner().invoke(main, ["bench", "device", "--check"]).exit_code == 2
     assert CliRunner().invoke(main, ["bench", "device", str(path)]).exit_code == 2
+    assert CliRunner().invoke(main, ["bench", "device", "--check", str(path), "--out", "b.json"]).exit_code == 2
 
 
 def test_the_committed_boards_are_as_they_should_be() -> None:

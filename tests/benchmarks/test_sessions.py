@@ -220,6 +220,12 @@ def test_a_clip_is_answered_as_predict_answers_its_file(tmp_path: Path) -> None:
         assert clip == pytest.approx([alone[label] for label in recognizer.bundle.labels], abs=1e-9)
 
 
+def test_tuning_writes_no_results(tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "s.json")]
+    ran = CliRunner().invoke(main, ["bench", "sessions", "--data", ".", "--tune", "3", *out])
+    assert (ran.exit_code, "--tune prints a preset" in ran.stderr) == (2, True)
+
+
 def test_sessions_need_noise_and_say_so(corpus: Path) -> None:
     ran = CliRunner().invoke(main, ["bench", "sessions", "--data", str(corpus)])
     assert ran.exit_code == 1

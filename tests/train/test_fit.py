@@ -142,6 +142,8 @@ def test_evaluate_scores_the_test_side_and_refuses_what_was_learned(tiny_run: Pa
     assert evaluate(**options, protocol="speaker-independent")["uar"] == result["uar"]  # its first fold is the same
     with pytest.raises(CorpusError, match="the model learned from ravdess/"):
         evaluate(**options, protocol="random")
+    with pytest.raises(SettingsError, match="Keras scores a run, not tflite-runtime"):
+        evaluate(**options, protocol="ship-test", engine="tflite-runtime")
 
 
 def test_a_random_run_reports_its_test_side(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
