@@ -73,7 +73,8 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         The content of ``metrics.json``.
 
     Raises:
-        SettingsError: ``out`` holds a run of another recipe, or the recipe's system does not exist.
+        SettingsError: ``out`` holds a run of another recipe, the recipe's system does not exist, or its training
+            diverges.
         CorpusError: A corpus is missing.
     """
     console = Console(stderr=True)
@@ -158,6 +159,11 @@ def _descend(
                 figures = model.train_on_batch(x, y, return_dict=True)  # of this batch alone
                 batches.append((len(x), float(figures["loss"]), float(figures["accuracy"])))
             sizes, losses, accuracies = np.array(batches).T
+            if not np.isfinite(losses).all():
+                raise SettingsError(
+                    f"recipe {recipe.name}: the loss of epoch {epoch} is no number; lower learning_rate, and start "
+                    "anew with another --out"
+                )
             raw = [np.array(v) for v in model.trainable_variables]
             if t.ema:
                 model.optimizer.finalize_variable_values(model.trainable_variables)

@@ -83,6 +83,13 @@ def test_patience_stops_early(recipe: Recipe, corpus: Path, tmp_path: Path) -> N
     assert metrics["best_epoch"] == metrics["epochs"] - 2
 
 
+def test_a_training_that_diverges_says_so(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    wild = override(recipe, training={"epochs": 3, "learning_rate": 1e30})
+    with pytest.raises(SettingsError, match=r"the loss of epoch \d is no number; lower learning_rate"):
+        train(wild, corpus, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path) -> None:
     third = replace(recipe, corpora={"ravdess": 1 / 3})
     data = load_features(split_for(third, corpus).train, third.frontend)
