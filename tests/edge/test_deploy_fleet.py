@@ -21,13 +21,16 @@ ID = digest(DATA)
 
 @pytest.fixture
 def deployed(certificates: Path, mosquitto: Any) -> Mosquitto:
-    """The broker of deploy/fleet, where only the places are others."""
+    """The broker of deploy/fleet, where only the places are others.
+
+    As in Debian's own configuration, where its persistence lies is said before, and may not be said twice.
+    """
     lines = (DEPLOY / "mosquitto.conf").read_text().splitlines()
     places = {"password_file": "passwords", "acl_file": "acl", "certfile": "broker.pem", "keyfile": "broker.key"}
     kept = [
         f"{line.split()[0]} {certificates / places[line.split()[0]]}" if line.split()[0] in places else line
         for line in lines
-        if line and not line.startswith(("#", "listener ", "persistence_location "))
+        if line and not line.startswith(("#", "listener "))
     ]
     (certificates / "acl").write_text((DEPLOY / "acl").read_text())
     (certificates / "acl").chmod(0o600)
