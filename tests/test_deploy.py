@@ -114,3 +114,12 @@ def test_the_unit_leaves_out_what_breaks_it() -> None:
     for broken in ("MemoryDenyWriteExecute", "ProcSubset", "PrivateDevices", "notify-reload"):
         assert not any(broken in line for line in settings), broken
     assert "SystemCallErrorNumber=EPERM" in settings
+
+
+def test_the_assistant_goes_on_when_serkit_ends() -> None:
+    guide = (UNIT.parents[1] / "guides" / "voice-assistant.md").read_text()
+    tees = re.findall(r"\| (tee[^>]*)>\(", guide)
+    assert len(tees) == 2
+    for tee in tees:
+        heard = f"yes 2>/dev/null | {tee}>(head -c 10 >/dev/null) 2>/dev/null | head -c 10000000 | wc -c"
+        assert subprocess.run(["bash", "-c", heard], capture_output=True, text=True).stdout.strip() == "10000000"
