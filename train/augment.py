@@ -12,6 +12,7 @@ Working on cached frames costs a millisecond where the waveform costs a hundred,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,8 +77,12 @@ class AugmentSettings:
         if not 0 <= self.crop_slack < 1:
             raise SettingsError(f"crop_slack is {self.crop_slack}; it needs 0 to below 1")
         low, high = self.noise_snr_db
-        if low > high:
-            raise SettingsError(f"noise_snr_db runs from {low} to {high}; give the lower one first")
+        if not -math.inf < low <= high < math.inf:
+            raise SettingsError(f"noise_snr_db runs from {low} to {high}; give two numbers, the lower one first")
+        for name in ("time_stretch", "pitch_shift", "tilt_db", "time_masks", "time_mask_frames", "mel_masks",
+                     "mel_mask_bands"):  # fmt: skip
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 (off) or more")
         if not 0 <= self.noise_probability <= 1:
             raise SettingsError(f"noise_probability is {self.noise_probability}; it needs 0 to 1")
         if not self.noise_kinds or (kept_back := sorted(set(self.noise_kinds) & set(TEST_NOISES))):

@@ -35,10 +35,10 @@ class Epochs:
         }
 
     def order(self, epoch: int) -> npt.NDArray[np.intp]:
-        """Rows of this epoch: of each corpus its share, over the epochs every row equally often, shuffled."""
+        """Rows of this epoch, shuffled: of each corpus its share, at least one; over the epochs each equally often."""
         chosen = []
         for corpus, rows in self._rows.items():
-            n = round(len(rows) * self.recipe.corpora[corpus])
+            n = max(1, round(len(rows) * self.recipe.corpora[corpus]))
             rounds, start = divmod(epoch * n, max(1, len(rows)))
             seed = self.recipe.training.seed
             cycle = np.concatenate([np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)])

@@ -118,7 +118,7 @@ class Recipe:
                 "models are trained on log_mel without deltas: the speech gate, silence and augmentation know nothing "
                 "else; the front end computes the rest for programs of your own"
             )
-        if max(self.augment.time_mask_frames, 0) > self.window.input_frames:
+        if self.augment.time_mask_frames > self.window.input_frames:
             raise SettingsError(f"time_mask_frames is longer than the window's {self.window.input_frames} frames")
         if self.augment.mel_mask_bands > self.frontend.n_mels:
             raise SettingsError(f"mel_mask_bands is more than the {self.frontend.n_mels} mel bands")

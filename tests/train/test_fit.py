@@ -101,6 +101,8 @@ def test_epochs_draw_every_utterance_equally_often(recipe: Recipe, corpus: Path)
     assert counts.min() >= 1
     assert counts.max() <= 3
     assert np.array_equal(epochs.order(3), Epochs(third, data, []).order(3))
+    few = Epochs(replace(recipe, corpora={"ravdess": 1e-6}), data, [])
+    assert [len(few.order(e)) for e in range(3)] == [1, 1, 1]
     x, y = next(epochs.batches(0))
     assert x.shape == (32, 109, 40)
     assert y.sum(axis=1) == pytest.approx(1)

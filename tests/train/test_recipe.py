@@ -49,6 +49,11 @@ def test_an_override_replaces_only_what_is_given() -> None:
         ('system = "r1-cnn-bilstm"\ncorpora = ["ravdess"]', "a table is needed"),
         ('system = "r1-cnn-bilstm"\nlabels = ["sad", "sad"]', "two or more different emotions are needed"),
         ('system = "r1-cnn-bilstm"\n[frontend]\nkind = "mfcc"', "models are trained on log_mel without deltas"),
+        *(
+            (f'system = "cnn"\n[augment]\n{name} = {value}', rf"{name} is {value}; it needs 0 \(off\) or more")
+            for name, value in (("tilt_db", -3.0), ("pitch_shift", "inf"), ("time_stretch", "nan"), ("mel_masks", -1))
+        ),
+        ('system = "cnn"\n[augment]\nnoise_snr_db = [nan, 30]', "noise_snr_db runs from nan to 30"),
         ("", "system is missing; add it"),
     ],
 )
