@@ -144,11 +144,21 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
     return build(Recipe, config, str(out)), metrics, split
 
 
+def _part(out: Path, name: str) -> Path:
+    if not (out / name).is_file():
+        raise SerkitError(f"{out}: the run has no {name}; copy the whole folder, or train it again")
+    return out / name
+
+
 class Reference:
-    """The features a run keeps: ``calibration`` and ``validation``."""
+    """The features a run keeps: ``calibration`` and ``validation``.
+
+    Raises:
+        SerkitError: It keeps none.
+    """
 
     def __init__(self, run: Path) -> None:
-        with np.load(run / "reference.npz") as stored:
+        with np.load(_part(run, "reference.npz")) as stored:
             self._stored = dict(stored)
 
     def names(self, side: str) -> list[str]:
@@ -163,11 +173,16 @@ class Reference:
 
 
 def load_trained(out: Path) -> Any:
-    """The Keras model of a finished run."""
+    """The Keras model of a finished run.
+
+    Raises:
+        SerkitError: It has none.
+    """
     import keras
 
+    path = _part(out, "model.keras")
     importlib.import_module("serkit.train.zoo")  # registers its layers
-    return keras.saving.load_model(out / "model.keras", compile=False)
+    return keras.saving.load_model(path, compile=False)
 
 
 def learned_from(recipe: Recipe, split: dict[str, dict[str, list[str]]]) -> dict[str, list[str] | None]:

@@ -16,7 +16,7 @@ from serkit.train.evaluate import evaluate
 from serkit.train.features import load_features
 from serkit.train.fit import split_for, train
 from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
-from serkit.train.runs import load_run
+from serkit.train.runs import Reference, load_run, load_trained
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +153,14 @@ def test_evaluate_scores_the_test_side_and_refuses_what_was_learned(tiny_run: Pa
         evaluate(**options, protocol="random")
     with pytest.raises(SettingsError, match="Keras scores a run, not tflite-runtime"):
         evaluate(**options, protocol="ship-test", engine="tflite-runtime")
+
+
+def test_a_run_that_was_not_copied_whole(tiny_run: Path, tmp_path: Path) -> None:
+    part = shutil.copytree(tiny_run, tmp_path / "part", ignore=shutil.ignore_patterns("*.npz", "*.keras"))
+    with pytest.raises(SerkitError, match=r"the run has no model\.keras; copy the whole folder"):
+        load_trained(part)
+    with pytest.raises(SerkitError, match=r"the run has no reference\.npz; copy the whole folder"):
+        Reference(part)
 
 
 def test_a_random_run_reports_its_test_side(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
