@@ -73,7 +73,7 @@ def convert_formats(
         For each format the content of ``model.json``, parity included.
 
     Raises:
-        SettingsError: Unknown format, or an output is not a ``.tflite`` file.
+        SettingsError: Unknown format, an output is not a ``.tflite`` file, or a name has line breaks.
         ModelError: The converter failed, a conversion strays too far, or a file cannot be written.
     """
     for format, output in outputs.items():
@@ -83,6 +83,8 @@ def convert_formats(
             raise SettingsError(f"{output}: a bundle's name ends in .tflite")
         if not output.parent.is_dir():
             raise SettingsError(f"{output}: no folder {output.parent}; make it first")
+        if not (called := name or output.stem).isprintable():  # it stands in a line of the signature
+            raise SettingsError(f"a model cannot be called {called!r}; leave out line breaks and control characters")
     if version is None:
         version = int(datetime.now(timezone.utc).strftime("%Y%m%d%H%M"))
     if version < 1:

@@ -97,6 +97,8 @@ def test_what_cannot_be_converted_says_why(tiny_run: Path, tmp_path: Path) -> No
         convert_run(tiny_run, "int8", tmp_path / "model.bin")
     with pytest.raises(SettingsError, match="version 0: a model's version is 1 or more"):
         convert_run(tiny_run, "int8", tmp_path / "m.tflite", version=0)
+    with pytest.raises(SettingsError, match=r"a model cannot be called 'a\\nb'; leave out line breaks"):
+        convert_run(tiny_run, "float32", tmp_path / "m.tflite", name="a\nb")
     with pytest.raises(SettingsError, match=r"no folder .*gone; make it first"):
         convert_run(tiny_run, "int8", tmp_path / "gone" / "m.tflite")
 
