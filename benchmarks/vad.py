@@ -173,6 +173,15 @@ def _window_level(stream: Stream, recognizer: Recognizer) -> tuple[Mask, Mask, f
     return (levels > -55.0) & (levels > loudest - 30.0), scored, 0.0
 
 
+def _looked_at(scored: Mask, recognizer: Recognizer) -> Mask:
+    """Hops whose frames are computed: those that the window of a hop that is scored looks at."""
+    f = recognizer.bundle.frontend
+    computed = scored.copy()
+    for back in range(1, -(-f.n_samples(recognizer.bundle.window.input_frames) // _HOP)):
+        computed[:-back] |= scored[back:]
+    return computed
+
+
 def _choose(streams: Sequence[Stream], name: str) -> VadSettings:
     """The settings for a detector, by the rule above."""
     ranked = []
@@ -267,12 +276,14 @@ def measure(
             if settings is None:
                 frames, scored, awake = _window_level(stream, recognizer)
                 gate_cost = busy = 0.0
+                computed = np.ones(len(scored), bool)  # it judges frames
             else:
                 frames, scored, awake = _gated(stream, settings, _DETECTORS[name]())
                 busy = cost[name]
                 gate_cost = cost["asleep"] + awake * (busy - cost["asleep"])
+                computed = _looked_at(scored, recognizer)
             figures = _figures(stream, frames, scored)
-            spent = cost["front end"] + gate_cost + cost["model"] * float(np.mean(scored))
+            spent = gate_cost + cost["front end"] * float(np.mean(computed)) + cost["model"] * float(np.mean(scored))
             rows.append(
                 {
                     "detector": name,

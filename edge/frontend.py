@@ -248,6 +248,22 @@ class Frontend:
         Raises:
             AudioError: The block is not one-dimensional.
         """
+        return self._with_deltas(self._static_frames(self._emphasised(block)))
+
+    def skip(self, block: npt.ArrayLike) -> int:
+        """Let ``block`` pass and return how many frames it completes; those that come later are as after `push`.
+
+        Raises:
+            AudioError: The block is not one-dimensional.
+            SettingsError: The settings ask for deltas, which look at the frames that are left out.
+        """
+        if self._deltas:
+            raise SettingsError("front end: with deltas, no frame can be left out")
+        before = self._n_frames
+        self._static_frames(self._emphasised(block), compute=False)
+        return self._n_frames - before
+
+    def _emphasised(self, block: npt.ArrayLike) -> Array:
         x = np.asarray(block, np.float32)
         if x.ndim != 1:
             raise AudioError(f"audio block of shape {x.shape}; the front end needs mono samples of shape (n,)")
@@ -259,7 +275,7 @@ class Frontend:
             np.subtract(x[1:], coefficient * x[:-1], out=emphasised[1:])
             self._previous = x[-1]
             x = emphasised
-        return self._with_deltas(self._static_frames(x))
+        return x
 
     def flush(self) -> Array:
         """End the stream: the frames that padding and deltas still owe. Call `reset` before the next stream."""
@@ -287,13 +303,13 @@ class Frontend:
             frames = stage.push(frames, self._n_static)
         return frames
 
-    def _static_frames(self, x: Array) -> Array:
+    def _static_frames(self, x: Array, compute: bool = True) -> Array:
         s = self.settings
         position = min(self._skip, len(x))
         self._skip -= position
         available = self._filled + len(x) - position
         n_frames = max(0, (available - s.win_length) // s.hop_length + 1)
-        out = np.empty((n_frames, self._n_static), np.float32)
+        out = np.empty((n_frames if compute else 0, self._n_static), np.float32)
         done = 0
         while done < n_frames or position < len(x):
             take = min(len(x) - position, self._span - self._filled)
@@ -302,7 +318,8 @@ class Frontend:
             position += take
             n = max(0, (self._filled - s.win_length) // s.hop_length + 1)
             if n:
-                self._compute(n, out[done : done + n])
+                if compute:
+                    self._compute(n, out[done : done + n])
                 done += n
                 self._n_frames += n
                 used = n * s.hop_length

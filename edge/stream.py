@@ -14,6 +14,7 @@ from serkit.edge.bundle import Bundle
 from serkit.edge.engine import Engine
 from serkit.edge.errors import AudioError, ModelError
 from serkit.edge.events import Prediction
+from serkit.edge.frame_buffer import FrameBuffer
 from serkit.edge.frontend import Frontend
 from serkit.edge.pace import Pace
 from serkit.edge.vad import MIN_SPEECH, VoiceGate, frame_levels, speech_ratio
@@ -29,7 +30,8 @@ class ScoredWindow:
     Attributes:
         time_s: Its end, seconds since the start of the stream; for a window filled up with silence, the stream's end.
         speech_ratio: Share of its frames that hold speech.
-        level_dbfs: Level of the loudest frame since the window before it, dB of full scale.
+        level_dbfs: Level of the loudest frame since the window before it, dB of full scale; with a gate, of the
+            loudest of its chunks.
         probabilities: float64 ``(n_labels,)``, or None where there is too little speech to score.
     """
 
@@ -88,7 +90,8 @@ class Recognizer:
         Results do not depend on how the stream is cut into blocks: these wait until a window is complete, as all is
         several times cheaper by the hop than by the block. Memory is one window, one hop and one block. A model with
         an encoder computes nothing twice: a window costs its newest hop and the steps after the encoder, and after a
-        pause the hops that went unscored.
+        pause the hops that went unscored. With a gate, a pause costs nothing but the gate: no frame is computed that no
+        window needs.
 
         Args:
             blocks: The stream.
@@ -97,48 +100,31 @@ class Recognizer:
             pace: Says which windows are due; the others are left out, which does not change those that are not.
         """
         w, f = self.bundle.window, self.bundle.frontend
-        self._frontend.reset()
         self.engine.forget()
         if gate is not None:
             gate.reset()
-        buffer = np.full((w.input_frames + 8 * w.hop_frames, f.n_features), self._fill, np.float32)
-        levels = frame_levels(buffer, f)  # of the frames in the buffer, dB
-        first = -w.context_frames  # the buffer's first frame in the stream
-        start, filled = 0, w.context_frames  # the next window's first frame in the buffer, end of the frames in it
-        covered = n_frames = n_samples = 0  # end of the last window, end of the stream so far
-        latest = -w.n_frames // w.hop_frames  # number of the last window; all of the first one's hops are new
+        frames = FrameBuffer(self._frontend, w.input_frames, 8 * w.hop_frames, w.context_frames, self._fill)
+        number = 0  # of the next window
+        latest = -w.n_frames // w.hop_frames  # of the last one; all hops of the first one are new
+        n_samples = 0  # of the stream
 
-        def take(frames: Array) -> Iterator[ScoredWindow]:
-            nonlocal first, start, filled, covered, n_frames, latest
-            position = 0
-            while position < len(frames):
-                if start >= filled:  # hops beyond the window: nothing here is needed again
-                    first, start, filled = first + start, 0, 0
-                    position += min(max(0, first - n_frames - position), len(frames) - position)
-                elif filled == len(buffer):
-                    kept = filled - start
-                    buffer[:kept], levels[:kept] = buffer[start:].copy(), levels[start:].copy()
-                    first, start, filled = first + start, 0, kept
-                n = min(len(frames) - position, len(buffer) - filled)
-                buffer[filled : filled + n] = frames[position : position + n]
-                levels[filled : filled + n] = frame_levels(frames[position : position + n], f)
-                position, filled = position + n, filled + n
-                while filled - start >= w.input_frames:
-                    number = (first + start + w.context_frames) // w.hop_frames
-                    if pace is None or pace.due(number):
-                        covered = first + start + w.input_frames
-                        end_s = f.n_samples(covered) / f.sample_rate
-                        window = slice(start, start + w.input_frames)
-                        yield self._scored(buffer[window], levels[window], number, number - latest, end_s, gate)
-                        latest = number
-                    start += w.hop_frames
-            n_frames += len(frames)
+        def complete(n_frames: int) -> Iterator[ScoredWindow]:
+            """The windows that end within the stream's first ``n_frames``."""
+            nonlocal number, latest
+            while (end := number * w.hop_frames + w.n_frames) <= n_frames:
+                if pace is None or pace.due(number):
+                    yield self._scored(frames, number, end, number - latest, f.n_samples(end) / f.sample_rate, gate)
+                    latest = number
+                number += 1
+                frames.forget(number * w.hop_frames - w.context_frames)
 
         def hear(part: Array) -> Iterator[ScoredWindow]:
             for start in range(0, len(part), f.sample_rate):  # in seconds: the gate remembers the last minute
+                second = part[start : start + f.sample_rate]
                 if gate is not None:
-                    gate.push(part[start : start + f.sample_rate])
-                yield from take(self._frontend.push(part[start : start + f.sample_rate]))
+                    gate.push(second)
+                frames.push(second)
+                yield from complete(frames.n_frames)
 
         held: list[Array] = []  # blocks of a window that is not complete
         n_held = 0
@@ -146,40 +132,39 @@ class Recognizer:
             n_samples += len(block)
             n_held += len(block)
             held.append(block.copy())
-            if n_samples >= f.n_samples(first + start + w.input_frames) or n_held >= f.sample_rate:
+            if n_samples >= f.n_samples(number * w.hop_frames + w.n_frames) or n_held >= f.sample_rate:
                 part, n_held = np.concatenate(held), 0
                 held.clear()
                 yield from hear(part)
         if held:
             yield from hear(np.concatenate(held))
-        yield from take(self._frontend.flush())
-        heard = filled - start
-        if n_frames > covered and heard > w.context_frames:
-            last = np.full((w.input_frames, f.n_features), self._fill, np.float32)
-            last[:heard] = buffer[start:filled]
-            number = (first + start + w.context_frames) // w.hop_frames
-            end_s = n_samples / f.sample_rate
-            yield self._scored(last, frame_levels(last, f), number, number - latest, end_s, gate, heard)
+        n_frames = frames.finish(number * w.hop_frames - w.context_frames)
+        yield from complete(n_frames)
+        if n_frames > max(number * w.hop_frames, latest * w.hop_frames + w.n_frames):
+            yield self._scored(frames, number, n_frames, number - latest, n_samples / f.sample_rate, gate)
 
     def _scored(
-        self,
-        window: Array,
-        levels: Array,
-        number: int,
-        new: int,
-        time_s: float,
-        gate: VoiceGate | None,
-        filled: int | None = None,
+        self, frames: FrameBuffer, number: int, end: int, new: int, time_s: float, gate: VoiceGate | None
     ) -> ScoredWindow:
-        """A window by its number, and its frames' levels: ``new`` hops are in none before; ``filled`` were heard."""
+        """Window ``number``, of which frames up to ``end`` were heard; ``new`` hops of it are in none before."""
         w, f = self.bundle.window, self.bundle.frontend
+
+        def window() -> Array:
+            start = number * w.hop_frames - w.context_frames
+            part = frames.frames(start, end)
+            missing = w.input_frames - len(part)
+            return np.pad(part, ((0, missing), (0, 0)), constant_values=self._fill) if missing else part
+
         if gate is None:
+            levels = frame_levels(window(), f)
             ratio = newest = speech_ratio(levels[w.context_frames :])
+            n_heard = end - number * w.hop_frames + w.context_frames
+            level_dbfs = float(levels[:n_heard][-new * w.hop_frames :].max())
         else:
             window_s, new_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, new * w.hop_frames))
             ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - new_s, time_s)
-        level_dbfs = float(levels[:filled][-new * w.hop_frames :].max())
-        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window, number) if newest >= MIN_SPEECH else None)
+            level_dbfs = gate.level_dbfs(time_s - new_s, time_s)
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window(), number) if newest >= MIN_SPEECH else None)
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:

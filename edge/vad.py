@@ -1,4 +1,4 @@
-"""Who speaks when: the gate that saves a model from scoring silence, noise and music.
+"""Who speaks when: the gate that keeps a model from answering silence, noise and music.
 
 Two gates. By level, one window at a time and without state, for training and for files: frames loud enough in absolute
 terms and not far below the loudest nearby (`frame_levels`, `speech_ratio`). And for continuous listening `VoiceGate`,
@@ -8,12 +8,13 @@ which follows the stream: what is too soft is silence and costs nothing more, th
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
-from typing import Literal, Protocol
+from itertools import count, islice
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ _CHUNK_S = 0.032  # what a detector judges at once: 512 samples at 16 kHz
 _HISTORY_S = 60.0
 _QUIETEST_S = 3.0
 _AWAKE_S = 0.5
+_LEAST_POWER = 1e-12
+
+_T = TypeVar("_T")
 
 
 def frame_levels(frames: npt.NDArray[np.float32], settings: FrontendSettings) -> npt.NDArray[np.float32]:
@@ -205,20 +209,25 @@ class VoiceGate:
         self.detector_name = name if detector is None else type(detector).__name__
         self._chunk = round(_CHUNK_S * sample_rate)
         self._floor, self._rise = 10 ** (s.floor_dbfs / 10), 10 ** (s.rise_db / 10)
-        self._powers: deque[float] = deque(maxlen=round(_QUIETEST_S / _CHUNK_S))
+        # Number and power of the chunks of the last seconds that none after them is as quiet as: the first one's is the
+        # least of all.
+        self._quietest: deque[tuple[int, float]] = deque()
+        self._remembered = round(_QUIETEST_S / _CHUNK_S)
         self._hang_over = round(s.hang_over_s / _CHUNK_S)
         self._flags: deque[bool] = deque(maxlen=round(_HISTORY_S / _CHUNK_S))
+        self._loudness: deque[float] = deque(maxlen=self._flags.maxlen)
         self.reset()
 
     def reset(self) -> None:
         """Begin a new stream."""
         self._detector.reset()
         self._flags.clear()
+        self._loudness.clear()
         self._rest = np.empty(0, np.float32)
         self._speaking = False
         self._left = 0  # chunks of hang-over
-        self._powers.clear()
-        self._powers.append(0.0)  # a stream begins out of silence: the detector is awake
+        self._quietest.clear()
+        self._quietest.append((-1, 0.0))  # a stream begins out of silence: the detector is awake
         self._awake = 0  # chunks until it sleeps
         self.n_chunks = self.n_detected = 0
 
@@ -229,13 +238,19 @@ class VoiceGate:
         self._rest = samples[n:].copy()
         chunks = samples[:n].reshape(-1, self._chunk)
         powers = np.mean(np.square(chunks), axis=1).tolist()
-        self._flags.extend([self._decide(c, p) for c, p in zip(chunks, powers, strict=True)])
+        self._flags.extend([self._decide(*chunk) for chunk in zip(count(self.n_chunks), chunks, powers)])
+        self._loudness.extend(powers)
         self.n_chunks += len(powers)
 
-    def _decide(self, chunk: Array, power: float) -> bool:
+    def _decide(self, number: int, chunk: Array, power: float) -> bool:
         probability = 0.0
-        self._powers.append(power)
-        self._awake = round(_AWAKE_S / _CHUNK_S) if power >= self._rise * min(self._powers) else self._awake - 1
+        while self._quietest and self._quietest[-1][1] >= power:
+            self._quietest.pop()
+        self._quietest.append((number, power))
+        if self._quietest[0][0] <= number - self._remembered:
+            self._quietest.popleft()
+        risen = power >= self._rise * self._quietest[0][1]
+        self._awake = round(_AWAKE_S / _CHUNK_S) if risen else self._awake - 1
         if power >= self._floor and self._awake > 0:
             probability = self._detector(chunk)
             self.n_detected += 1
@@ -252,7 +267,19 @@ class VoiceGate:
             start_s: Its beginning, seconds since the start of the stream.
             end_s: Its end; what has not been heard yet does not count.
         """
-        first, last = (max(0, round(t * self.sample_rate) // self._chunk) for t in (start_s, end_s))
-        forgotten = self.n_chunks - len(self._flags)
-        heard = list(islice(self._flags, max(0, first - forgotten), max(0, last - forgotten)))
+        heard = self._between(self._flags, start_s, end_s)
         return sum(heard) / len(heard) if heard else 0.0
+
+    def level_dbfs(self, start_s: float, end_s: float) -> float:
+        """Level of the loudest chunk ending within a stretch of the last minute, dB of full scale, at least -120.
+
+        Args:
+            start_s: Its beginning, seconds since the start of the stream.
+            end_s: Its end.
+        """
+        return 10 * math.log10(max(self._between(self._loudness, start_s, end_s), default=0.0) + _LEAST_POWER)
+
+    def _between(self, of_chunks: deque[_T], start_s: float, end_s: float) -> list[_T]:
+        first, last = (max(0, round(t * self.sample_rate) // self._chunk) for t in (start_s, end_s))
+        later = max(0, self.n_chunks - last)  # it is most often the newest that is asked about: count from there
+        return list(islice(reversed(of_chunks), later, max(later, self.n_chunks - first)))

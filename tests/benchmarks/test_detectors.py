@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from serkit.benchmarks import vad
+from serkit.benchmarks.vad_streams import Stream
 from serkit.edge.bundle import read_bundle
 from serkit.edge.stream import Recognizer
 
@@ -22,7 +23,7 @@ def test_the_gate_for_files_decides_on_the_window_that_ends_with_a_hop(
 ) -> None:
     samples = np.zeros(240 * RATE, np.float32)
     samples[200 * RATE : 201 * RATE] = 0.1 * rng.standard_normal(RATE)
-    _, scored, _ = vad._window_level(vad._Stream("clean", "", None, samples, np.zeros(24000, bool)), recognizer)
+    _, scored, _ = vad._window_level(Stream("clean", "", None, samples, np.zeros(24000, bool)), recognizer)
     w, f = recognizer.bundle.window, recognizer.bundle.frontend
     end_s = 201 + w.n_frames * f.hop_length / f.sample_rate
     assert np.flatnonzero(scored).tolist() == list(range(400, int(2 * end_s)))
