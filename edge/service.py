@@ -195,7 +195,7 @@ class Service:
         try:
             listener = listen(self._source or "mic", model=stored, config=config, wait=True)
         except VoiceError as error:
-            if config is not self._config:  # a reload: the old configuration stays
+            if config.voice != self._config.voice:  # a reload: the old configuration stays
                 raise
             # after an update of the model, say: better than nobody
             listener = listen(self._source or "mic", model=stored, config=replace(config, voice=None), wait=True)

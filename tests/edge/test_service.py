@@ -154,6 +154,33 @@ def test_a_reload_with_an_unknown_voice_is_refused(
     assert len(opened) == 2
 
 
+def test_after_an_update_a_voice_of_the_old_model_is_no_mistake_in_the_configuration(
+    config: Path, speech: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    write_voice(anna(read_bundle("default")))
+    config.write_text('voice = "anna"\n' + config.read_text())
+    opened: list[FakeSource] = []
+
+    class Updating(FakeSource):
+        def _blocks(self) -> Iterator[np.ndarray]:
+            yield from super()._blocks()
+            if len(opened) == 1:
+                installed(tmp_path)
+                config.write_text(config.read_text() + "backups = 5\n")
+            os.kill(os.getpid(), signal.SIGHUP if len(opened) == 1 else signal.SIGTERM)
+            yield np.zeros(2 * RATE, np.float32)
+
+    def source(rate: int) -> FakeSource:
+        opened.append(Updating(speech, rate, 512))
+        return opened[-1]
+
+    Service(config, source=source, store=ModelStore(tmp_path / "models")).run()
+    err = capfd.readouterr().err
+    assert "refused" not in err
+    assert "the configuration was read again" in err
+    assert "everybody is heard alike: voice anna was enrolled with another model than the serkit-int8" in err
+
+
 @pytest.mark.parametrize("accepted", [False, True])
 def test_a_model_that_fails_is_rolled_back(
     accepted: bool,
