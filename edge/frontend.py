@@ -126,10 +126,6 @@ class FrontendSettings:
         """Width of one frame: coefficients, times 1, 2 or 3 with the deltas."""
         return (self.n_mels if self.kind == "log_mel" else self.n_mfcc) * (1 + self.deltas)
 
-    @property
-    def frames_per_second(self) -> float:
-        return self.sample_rate / self.hop_length
-
     def n_samples(self, n_frames: int) -> int:
         """Samples that so many frames look at."""
         return (n_frames - 1) * self.hop_length + self.win_length
