@@ -312,6 +312,9 @@ class PipeSource(Source):
             return os.read(self._stream.fileno(), 65536)
         except io.UnsupportedOperation:
             return self._stream.read(65536)
+        except BlockingIOError:  # whoever started this program left it so
+            os.set_blocking(self._stream.fileno(), True)
+            return self._read()
         except (OSError, ValueError):  # closed meanwhile
             return b""
 

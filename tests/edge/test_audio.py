@@ -123,6 +123,21 @@ def test_raw_samples_through_a_pipe() -> None:
     assert np.max(np.abs(samples)) == pytest.approx(0.5, abs=0.01)
 
 
+def test_a_pipe_that_does_not_block_has_not_ended() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+
+    def feed() -> None:
+        with os.fdopen(writer, "wb") as out:
+            out.write(b"\1\0" * RATE)
+
+    feeder = threading.Timer(0.2, feed)
+    with os.fdopen(reader, "rb") as stream, PipeSource(RATE, 512, stream=stream) as source:
+        feeder.start()
+        assert len(joined(source)) == RATE
+        feeder.join()
+
+
 def test_a_pipe_that_ends_at_once_says_so() -> None:
     with pytest.raises(AudioError, match="standard input: ended before any audio"), piped(b"") as source:
         list(source)
