@@ -58,7 +58,7 @@ def _build(name: str, format: str, folder: Path) -> None:
     write_json(run / "config.json", values)
     write_json(run / "metrics.json", {})
     write_json(run / "split.json", {})
-    shape = (16, recipe.window.n_frames, recipe.frontend.n_features)
+    shape = (16, recipe.window.input_frames, recipe.frontend.n_features)
     graph = export(run, [format], np.random.default_rng(0).standard_normal(shape, np.float32))[format]
     info = {
         "schema": 1, "name": f"{name}-{format}", "system": recipe.system, "recipe": name, "format": format,

@@ -107,10 +107,14 @@ def test_latency_beside_a_peer(tiny_bundles: dict[str, Path]) -> None:
     assert "ratio" not in rows[3]
 
 
-def test_a_peer_is_built_from_a_recipe_and_says_that_it_never_trained() -> None:
-    peer = open_peer("light-sernet")
-    assert (peer.name, peer.format, peer.info["trained"]) == ("light-sernet-int8", "int8", None)
-    assert Recognizer(peer).score(np.zeros((188, 64), np.float32)).shape == (len(peer.labels),)
+@pytest.mark.parametrize(("recipe", "n_frames"), [("light-sernet", 188), ("serkit-tiny", 385)])
+def test_a_peer_is_built_from_a_recipe_and_says_that_it_never_trained(recipe: str, n_frames: int) -> None:
+    peer = open_peer(recipe)
+    assert (peer.name, peer.format, peer.info["trained"]) == (f"{recipe}-int8", "int8", None)
+    assert Recognizer(peer).score(np.zeros((n_frames, 64), np.float32)).shape == (len(peer.labels),)
+
+
+def test_a_peer_needs_a_recipe() -> None:
     with pytest.raises(SerkitError, match="no recipe"):
         open_peer("no-such-recipe")
 
