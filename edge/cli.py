@@ -58,7 +58,11 @@ class _Main(click.Group):
         except BrokenPipeError:  # whoever read the output has seen enough; click ends quietly
             raise
         except OSError as error:
-            say_error(SerkitError(f"the output cannot be written ({error.strerror or error}); free some space"))
+            reason = error.strerror or error
+            if error.filename is None:
+                say_error(SerkitError(f"the output cannot be written ({reason}); free some space"))
+            else:
+                say_error(SerkitError(f"{error.filename}: {reason}; check that it is there, its permissions and space"))
             ctx.exit(1)
 
 

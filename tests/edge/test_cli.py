@@ -352,3 +352,11 @@ def test_a_signal_mutes_and_another_one_hears_again() -> None:
             assert any(json.loads(line).get("message") == message for line in process.stdout)
         process.terminate()
         process.stdout.read()
+
+
+def test_a_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = tmp_path / "gone"
+    monkeypatch.setattr("serkit.edge.microphone.list_devices", missing.read_bytes)
+    result = CliRunner().invoke(main, ["devices"])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"serkit: {missing}: No such file or directory; check that it is there")
