@@ -173,13 +173,12 @@ def _window_level(stream: Stream, recognizer: Recognizer) -> tuple[Mask, Mask, f
     return (levels > -55.0) & (levels > loudest - 30.0), scored, 0.0
 
 
-def _looked_at(scored: Mask, recognizer: Recognizer) -> Mask:
-    """Hops whose frames are computed: those that the window of a hop that is scored looks at."""
-    f = recognizer.bundle.frontend
-    computed = scored.copy()
-    for back in range(1, -(-f.n_samples(recognizer.bundle.window.input_frames) // _HOP)):
-        computed[:-back] |= scored[back:]
-    return computed
+def _before(scored: Mask, n_hops: int) -> Mask:
+    """Hops that are scored or among the ``n_hops`` before one that is."""
+    before = scored.copy()
+    for back in range(1, n_hops + 1):
+        before[:-back] |= scored[back:]
+    return before
 
 
 def _choose(streams: Sequence[Stream], name: str) -> VadSettings:
@@ -207,7 +206,7 @@ def _choose(streams: Sequence[Stream], name: str) -> VadSettings:
 
 
 def _costs(recognizer: Recognizer, speech: Array, repeats: int) -> dict[str, float]:
-    """Milliseconds per second of audio, medians, measured in turn: model, front end, gates asleep and awake.
+    """Milliseconds of the processor per second of audio, medians, measured in turn: model, front end, gates.
 
     The model is asked as in a stream, where what it encoded for the window before is not encoded again.
     """
@@ -232,10 +231,10 @@ def _costs(recognizer: Recognizer, speech: Array, repeats: int) -> dict[str, flo
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for i in range(5 + repeats):
         for name, (run, times_per_s) in tasks.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run()
             if i >= 5:
-                times[name].append((time.perf_counter() - started) * 1e3 * times_per_s)
+                times[name].append((time.process_time() - started) * 1e3 * times_per_s)
     return {name: statistics.median(measured) for name, measured in times.items()}
 
 
@@ -252,10 +251,10 @@ def measure(
     Returns:
         Rows with ``detector, threshold, release, hang_over_s, condition, what, level_db`` (noise: the signal-to-noise
         ratio; else of the signal, dBFS), ``test_only`` (a kind of noise nothing was chosen on), ``miss, false_alarm``
-        (of hops), ``frame_miss, frame_false_alarm``, ``scored`` (share of hops whose window the model scores),
-        ``awake`` (share of the audio the detector was asked about), ``cost_ratio`` (the detector's cost per second of
-        audio by the emotion model's) and ``compute_ratio`` (front end, gate and model, by front end and model without
-        a gate).
+        (of hops), ``frame_miss, frame_false_alarm``, ``unheard`` (share of the hops of speech that are in no scored
+        window: later ones hold them, too), ``scored`` (share of hops whose window the model scores), ``awake`` (share
+        of the audio the detector was asked about), ``cost_ratio`` (the detector's cost per second of audio by the
+        emotion model's) and ``compute_ratio`` (front end, gate and model, by front end and model without a gate).
 
     Raises:
         CorpusError: A corpus or the noise is missing.
@@ -265,6 +264,7 @@ def measure(
             f"no folder {data / 'noise'}; give the folder that holds the corpora and the noise with --data"
         )
     recognizer = Recognizer(read_bundle("default"))
+    w, f = recognizer.bundle.window, recognizer.bundle.frontend
     tuning = read_streams(data, "tuning", (10.0,))
     chosen = {name: _choose(tuning, name) for name in _DETECTORS}
     test = read_streams(data, "test", SNRS_DB)
@@ -281,8 +281,9 @@ def measure(
                 frames, scored, awake = _gated(stream, settings, _DETECTORS[name]())
                 busy = cost[name]
                 gate_cost = cost["asleep"] + awake * (busy - cost["asleep"])
-                computed = _looked_at(scored, recognizer)
+                computed = _before(scored, -(-f.n_samples(w.input_frames) // _HOP) - 1)
             figures = _figures(stream, frames, scored)
+            in_windows = _before(scored, f.n_samples(w.n_frames) // _HOP - 1)
             spent = gate_cost + cost["front end"] * float(np.mean(computed)) + cost["model"] * float(np.mean(scored))
             rows.append(
                 {
@@ -295,6 +296,7 @@ def measure(
                     "level_db": stream.level_db,
                     "test_only": stream.what in TEST_NOISES if stream.condition in ("noise", "alone") else None,
                     **figures,
+                    "unheard": _figures(stream, frames, in_windows)["miss"],
                     "awake": round(awake, 4),
                     "cost_ratio": round(busy / cost["model"], 3),
                     "compute_ratio": round(spent / (cost["front end"] + cost["model"]), 4),
