@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.frontend import Frontend
+from serkit.edge.vad import frame_levels
 
 Array = npt.NDArray[np.float32]
 
@@ -31,7 +32,9 @@ class FrameBuffer:
         frontend.reset()
         self._frontend = frontend
         self._rows = np.full((n_frames + max(spare, 8), frontend.settings.n_features), fill, np.float32)
+        self._levels = np.empty(len(self._rows), np.float32)
         self._first, self._filled = -silent, silent  # number of the first row's frame, rows that hold one
+        self._n_levels = 0  # rows whose level is known
         self._audio: deque[Array] = deque()  # that the front end has not seen
         self._n_seen = self._n_heard = 0  # samples it has, samples of the stream
         self._late = frontend.settings.deltas * frontend.settings.delta_width  # frames that deltas hold back
@@ -57,6 +60,18 @@ class FrameBuffer:
             self._keep(self._frontend.push(samples), start)
         return self._rows[start - self._first : end - self._first]
 
+    def levels(self, start: int, end: int) -> Array:
+        """Levels of the same `frames`, dB of full scale, ``(end - start,)``, good until the next call.
+
+        Raises:
+            SettingsError: The frames are MFCC.
+        """
+        self.frames(start, end)
+        new = slice(self._n_levels, self._filled)
+        self._levels[new] = frame_levels(self._rows[new], self._frontend.settings)
+        self._n_levels = self._filled
+        return self._levels[start - self._first : end - self._first]
+
     def forget(self, start: int) -> None:
         """Let go of what is needed for frames before ``start`` alone."""
         s = self._frontend.settings
@@ -64,7 +79,7 @@ class FrameBuffer:
             return
         passed = sum(self._frontend.skip(samples) for samples in self._unseen((start - 1) * s.hop_length))
         if passed:
-            self._first, self._filled = self._first + self._filled + passed, 0
+            self._restart(self._first + self._filled + passed)
 
     def finish(self, start: int) -> int:
         """End the stream: how many frames it has, of which those from ``start`` on can still be asked for."""
@@ -88,11 +103,15 @@ class FrameBuffer:
         """Append what follows the last row, without what lies before ``start``."""
         before = max(0, start - self._first - self._filled)
         if before:  # so no row is needed either
-            self._first, self._filled = self._first + self._filled + min(before, len(frames)), 0
+            self._restart(self._first + self._filled + min(before, len(frames)))
             frames = frames[before:]
         if self._filled + len(frames) > len(self._rows):
-            kept = self._rows[start - self._first : self._filled].copy()
-            self._rows[: len(kept)] = kept
-            self._first, self._filled = start, len(kept)
+            moved, n = start - self._first, self._filled - (start - self._first)
+            self._rows[:n], self._levels[:n] = self._rows[moved:][:n].copy(), self._levels[moved:][:n].copy()
+            self._first, self._filled, self._n_levels = start, n, max(0, self._n_levels - moved)
         self._rows[self._filled : self._filled + len(frames)] = frames
         self._filled += len(frames)
+
+    def _restart(self, first: int) -> None:
+        """No row is needed any more; the next one is that of frame ``first``."""
+        self._first, self._filled, self._n_levels = first, 0, 0

@@ -17,7 +17,7 @@ from serkit.edge.events import Prediction
 from serkit.edge.frame_buffer import FrameBuffer
 from serkit.edge.frontend import Frontend
 from serkit.edge.pace import Pace
-from serkit.edge.vad import MIN_SPEECH, VoiceGate, frame_levels, speech_ratio
+from serkit.edge.vad import MIN_SPEECH, VoiceGate, speech_ratio
 from serkit.edge.window import normalise, silence, softmax
 
 Array = npt.NDArray[np.float32]
@@ -148,23 +148,23 @@ class Recognizer:
     ) -> ScoredWindow:
         """Window ``number``, of which frames up to ``end`` were heard; ``new`` hops of it are in none before."""
         w, f = self.bundle.window, self.bundle.frontend
-
-        def window() -> Array:
-            start = number * w.hop_frames - w.context_frames
-            part = frames.frames(start, end)
-            missing = w.input_frames - len(part)
-            return np.pad(part, ((0, missing), (0, 0)), constant_values=self._fill) if missing else part
-
+        start = number * w.hop_frames - w.context_frames
+        missing = w.input_frames - (end - start)  # frames that the stream was too short for
         if gate is None:
-            levels = frame_levels(window(), f)
-            ratio = newest = speech_ratio(levels[w.context_frames :])
-            n_heard = end - number * w.hop_frames + w.context_frames
-            level_dbfs = float(levels[:n_heard][-new * w.hop_frames :].max())
+            levels = frames.levels(start, end)
+            own = levels[w.context_frames :]
+            ratio = newest = speech_ratio(np.pad(own, (0, missing), constant_values=-np.inf) if missing else own)
+            level_dbfs = float(levels[-new * w.hop_frames :].max())
         else:
             window_s, new_s = (n * f.hop_length / f.sample_rate for n in (w.n_frames, new * w.hop_frames))
             ratio, newest = gate.speech_ratio(time_s - window_s, time_s), gate.speech_ratio(time_s - new_s, time_s)
             level_dbfs = gate.level_dbfs(time_s - new_s, time_s)
-        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window(), number) if newest >= MIN_SPEECH else None)
+        if newest < MIN_SPEECH:
+            return ScoredWindow(time_s, ratio, level_dbfs, None)
+        window = frames.frames(start, end)
+        if missing:
+            window = np.pad(window, ((0, missing), (0, 0)), constant_values=self._fill)
+        return ScoredWindow(time_s, ratio, level_dbfs, self.score(window, number))
 
 
 def predict(recognizer: Recognizer, path: str | Path) -> Prediction:

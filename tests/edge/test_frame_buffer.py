@@ -13,7 +13,7 @@ from serkit.edge.bundle import read_bundle
 from serkit.edge.frame_buffer import FrameBuffer
 from serkit.edge.frontend import Frontend, FrontendSettings, features
 from serkit.edge.stream import Recognizer
-from serkit.edge.vad import VoiceGate
+from serkit.edge.vad import VoiceGate, frame_levels
 
 RATE = 16000
 CLIP = Path(stream.__file__).parent / "demo" / "clip.flac"
@@ -46,6 +46,9 @@ def test_what_is_asked_for_has_the_bits_of_the_whole_stream(
         buffer.forget(start)
         while start + 30 <= buffer.n_frames and hops:
             assert buffer.frames(start, start + 30).tobytes() == expected[start + 7 : start + 37].tobytes()
+            if start % 2:  # now and then
+                levels = frame_levels(expected[start + 7 : start + 37], kind)
+                assert buffer.levels(start, start + 30) == pytest.approx(levels, abs=1e-4)
             start += hops.pop()
     start = max(start, len(expected) - 7 - 30)
     n_frames = buffer.finish(start)
