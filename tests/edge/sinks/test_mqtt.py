@@ -77,6 +77,9 @@ time.sleep(60)
         process.kill()
         process.wait()
     wait_until(lambda: consumer.last("serkit/car/availability") == "offline")
+    late = subscribe(broker.port)  # who comes later learns it, too
+    wait_until(lambda: late.last("serkit/car/availability") is not None)
+    assert ("serkit/car/availability", b"offline", True) in late.messages
 
 
 def test_mute(event: Any, broker: Mosquitto, mqtt: Any, subscribe: Any, listener: Listener, wait_until: Any) -> None:
