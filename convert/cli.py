@@ -24,7 +24,7 @@ from serkit.train.cli import prepare_keras
     type=click.Choice(["unrolled", "fused", "while"]),
     default="unrolled",
     show_default=True,
-    help="How recurrent layers are written; fused is smaller and, in dynamic, faster.",
+    help="How recurrent layers are written; fused is smaller, and faster where they are large.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="The .tflite file.")
 @click.option("--name", help="What the model is called; the file's name by default.")

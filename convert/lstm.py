@@ -11,12 +11,16 @@ fused     1,814,816     33            0.33   2 ms     12 MB     1.0 in tflite-ru
 while     1,855,976     154           0.31   4 ms     13 MB     1.6 in tflite-runtime; no state
 ========  ============  ============  =====  =======  ========  =================================================
 
-- *fused, dynamic* for a device: the answers of the other forms, the smallest file, a third of unrolled's memory, and
-  even where small caches are cold (BiLSTM 96 x 32 steps: 0.31, unrolled 0.65, while 0.60). The engine resets its state
-  before every window; a program of one's own that forgets to gets other answers, so unrolled stays the default here.
+The matrix is older than `_written_out`, benchmarks/results/matrix-serkit.json newer: the default model unrolled has 342
+operators instead of 456 and takes 0.12 ms a window; fused 0.50, while 0.26 (BiLSTM 96 x 15 steps).
+
+- *unrolled* for LSTMs of some ten steps, and where int8 is a must: fused int8 is slower than float32 (1.09), loops in
+  int8 crash the converter. The default here.
+- *fused, dynamic* for R1 and other large LSTMs: the answers of the other forms, the smallest file, a third of the
+  memory (BiLSTM 96 x 32 steps where caches are cold: 0.31, unrolled 0.65, while 0.60). The engine resets its state
+  before every window; a program of one's own that forgets to gets other answers.
 - *while, dynamic* where an LSTM reads one or two values per step (r3-lstm, r3-densenet: the fused operator's weights
   stay floats then, 1,108,696 bytes against 324,824), or where nothing may keep state. Not in float16: 262 MB.
-- *unrolled* where int8 is a must: fused int8 is slower than float32 (1.09), loops in int8 crash the converter.
 - For tflite-runtime, float16 fused (0.59): its 8-bit kernels are slower than those for floats.
 - ``int16x8`` never pays: 1.1 to 47 times float32's time, no LSTM operator for it, and it breaks r3-lstm (max |dp| 1).
 """
@@ -32,7 +36,7 @@ from serkit.train.recipe import Recipe
 
 #: Form to what it means.
 LSTM_FORMS = {
-    "unrolled": "every step written out: 30 operators or so per step and layer, no state, converts to every format",
+    "unrolled": "every step written out: ten operators or so per step, no state, converts to every format",
     "fused": "one operator per layer, which keeps its state from one invoke to the next unless variables are reset",
     "while": "a loop over one step; the converter crashes on it in full int8",
 }
@@ -51,11 +55,11 @@ def twin(recipe: Recipe, trained: Any, lstm: str) -> Any:
         trained: Its Keras model.
         lstm: Key of `LSTM_FORMS`.
     """
-    model = build_system(recipe, unroll=lstm == "unrolled")
+    model = build_system(recipe, twin=True)
     model.set_weights(trained.get_weights())
-    if lstm == "fused":
+    if lstm in _LOOPS:
         for layer in _lstm_layers(model):
-            layer.inner_loop = partial(_marked_loop, layer)
+            layer.inner_loop = partial(_LOOPS[lstm], layer)
     return model
 
 
@@ -79,6 +83,34 @@ def _lstm_layers(model: Any) -> list[Any]:
     import keras
 
     return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.LSTM)]
+
+
+def _written_out(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+    """`keras.layers.LSTM.inner_loop` for a batch of one, with fewer operators than ``unroll=True`` has: all
+    steps' inputs are multiplied at once, one sigmoid serves three gates, and the first step starts from zeros."""
+    import tensorflow as tf
+
+    n, cell = layer.cell.units, layer.cell
+
+    def gates_last(weights: Any) -> Any:  # Keras has input, forget, cell, output; here the cell's comes last
+        i, f, g, o = tf.split(tf.convert_to_tensor(weights.value), 4, axis=-1)
+        return tf.concat([i, f, o, g], axis=-1)
+
+    recurrent = gates_last(cell.recurrent_kernel)
+    steps, width = sequences.shape[1:]
+    projected = tf.reshape(sequences, (steps, width)) @ gates_last(cell.kernel) + gates_last(cell.bias)
+    inputs = tf.split(projected, steps, axis=0)
+    outputs, h, c = [], None, None
+    for z in reversed(inputs) if layer.go_backwards else inputs:
+        if h is not None:
+            z = z + h @ recurrent
+        gates, g = tf.split(z, [3 * n, n], axis=1)
+        i, f, o = tf.split(tf.sigmoid(gates), 3, axis=1)
+        g = i * tf.tanh(g)
+        c = g if c is None else f * c + g
+        h = o * tf.tanh(c)
+        outputs.append(h)
+    return h, tf.stack(outputs, axis=1), [h, c]
 
 
 def _marked_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
@@ -108,3 +140,6 @@ def _marked_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, trai
     marked = tf.function(loop, autograph=False, experimental_attributes=attributes)
     last, outputs, h, c, _ = marked(sequences, *initial_state, *weights)
     return last, outputs, [h, c]
+
+
+_LOOPS = {"unrolled": _written_out, "fused": _marked_loop}

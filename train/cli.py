@@ -101,6 +101,7 @@ def train(
     from serkit.train.parallel import use_all_devices
     from serkit.train.recipe import override, read_recipe
     from serkit.train.runs import run_name
+    from serkit.train.zoo import SYSTEMS
 
     if data_parallel:
         use_all_devices()
@@ -111,6 +112,8 @@ def train(
         split={"protocol": protocol, "fold": fold},
         training={"seed": seed, "epochs": epochs},
     )
+    if epochs is not None and chosen.system in SYSTEMS and SYSTEMS[chosen.system].fit is not None:
+        raise click.UsageError(f"{recipe} is fitted at once, without epochs; leave --epochs out")
     s = chosen.split
     out = out or Path("runs") / run_name(chosen)
     metrics = run(chosen, data, out)

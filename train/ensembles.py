@@ -15,6 +15,7 @@ from serkit.train.environment import environment
 from serkit.train.fit import build_system, load_sides, report, split_for
 from serkit.train.recipe import Recipe
 from serkit.train.runs import RunState, load_run, load_trained, open_run, run_name, write_json
+from serkit.train.zoo.ensemble import set_member
 
 
 def ensemble_recipe(runs: Sequence[Path], name: str | None = None) -> Recipe:
@@ -59,7 +60,7 @@ def make_ensemble(runs: Sequence[Path], data: Path, out: Path, name: str | None 
     write_json(out / "split.json", loaded[0][2])  # what the members saw; `load_sides` holds the recordings to it
     model = build_system(recipe)
     for i, path in enumerate(runs):
-        model.get_layer(f"member{i + 1}").set_weights(load_trained(path).get_weights())
+        set_member(model, i, load_trained(path))
     sides = load_sides(split_for(recipe, data), recipe, data, out, None)
     seconds = sum(json.loads((p / "environment.json").read_text(encoding="utf-8"))["seconds"] for p in runs)
     epochs = max(metrics["epochs"] for _, metrics, _ in loaded)

@@ -27,7 +27,7 @@ from serkit.train.recipe import Recipe
 from serkit.train.runs import RunState, open_run, save_reference, write_json
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, make_split, voices
-from serkit.train.zoo import SYSTEMS
+from serkit.train.zoo import SYSTEMS, is_encoded
 
 
 def split_for(recipe: Recipe, data: Path) -> Split:
@@ -234,7 +234,7 @@ def _seed_dropout(model: Any, seed: int, epoch: int) -> None:
         state.assign(np.array([seed, epoch * len(states) + i], np.uint32))
 
 
-def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
+def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
     """The recipe's untrained Keras model.
 
     Raises:
@@ -244,17 +244,15 @@ def build_system(recipe: Recipe, *, unroll: bool = False) -> Any:
         raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
     shape = (recipe.window.input_frames, recipe.frontend.n_features)
     build = SYSTEMS[recipe.system].build
-    known = [n for n, p in signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "unroll"]
+    known = [n for n, p in signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "twin"]
     if unknown := sorted(set(recipe.model) - set(known)):
         raise SettingsError(f"recipe {recipe.name}, [model]: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
     try:
-        model = build(*shape, len(recipe.labels), unroll=unroll, **recipe.model)
+        model = build(*shape, len(recipe.labels), twin=twin, **recipe.model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
     w = recipe.window
-    if "encode" in {layer.name for layer in model.layers} and (
-        w.normalisation != "none" or w.range_db or w.n_frames % w.hop_frames
-    ):
+    if is_encoded(model) and (w.normalisation != "none" or w.range_db or w.n_frames % w.hop_frames):
         raise SettingsError(
             f"recipe {recipe.name}, [window]: {recipe.system} encodes every hop once, whatever window it is in; that "
             "needs normalisation = 'none', range_db = 0 and n_frames a multiple of hop_frames"

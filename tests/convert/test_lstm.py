@@ -95,3 +95,14 @@ def test_what_was_converted_before_a_failure_is_there(tiny_run: Path, windows: n
 def test_there_are_three_forms(tiny_run: Path, windows: np.ndarray) -> None:
     with pytest.raises(SettingsError, match="no LSTM form 'gru'; choose one of unrolled, fused, while"):
         export(tiny_run, ["float32"], windows, "gru")
+
+
+@pytest.mark.parametrize("form", LSTM_FORMS)
+def test_a_file_holds_nothing_that_no_engine_reads(graphs: dict[str, bytes], form: str) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(graphs[form]), 0))
+    tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    assert not any(tensor.name for tensor in tensors)
+    assert all(tensor.quantization is None for tensor in tensors)  # it is float32
+    assert sum(buffer.data is None or not len(buffer.data) for buffer in model.buffers) == 1

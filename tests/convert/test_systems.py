@@ -24,10 +24,11 @@ from serkit.train.zoo import SYSTEMS
 
 pytestmark = pytest.mark.slow
 
-#: What makes each system small: frames of a window, mel bands, options of its builder.
+CAUSAL = {"level_frames": 32, "filters": [4, 4], "kernels": [5, 3], "strides": [2, 2], "lstm_units": 8}
+
+#: What makes each system small: frames of a window, mel bands, options of its builder. A name may say more in brackets.
 SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
-    "causal-cnn-bilstm": (72, 24, {"level_frames": 32, "filters": [4, 4], "kernels": [5, 3], "strides": [2, 2],
-                                   "lstm_units": 8}),
+    "causal-cnn-bilstm": (72, 24, CAUSAL),
     "r1-cnn-bilstm": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "lstm_units": 8, "dense_units": [8]}),
     "cnn": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}),
     "lstm": (32, 16, {"lstm_units": 8, "dense_units": [8]}),
@@ -42,12 +43,14 @@ SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
         {"system": "cnn", "options": {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}},
         {"system": "r3-mfcc-lstm", "options": {"n_mfcc": 12, "lstm_units": 8, "dense_units": [8]}},
     ]}),
+    "ensemble (encoded)": (72, 24, {"members": [
+        {"system": "causal-cnn-bilstm", "options": CAUSAL},
+        {"system": "causal-cnn-bilstm", "options": CAUSAL | {"features": 24}},
+    ]}),
 }  # fmt: skip
 
 #: What the window of a system with an encoder needs.
-ENCODED: dict[str, dict[str, Any]] = {
-    "causal-cnn-bilstm": {"context_frames": 37, "normalisation": "none", "range_db": 0.0}
-}
+ENCODED: dict[str, Any] = {"context_frames": 37, "normalisation": "none", "range_db": 0.0}
 
 #: Largest |dp| of a window by format.
 LARGEST = {"float32": 1e-5, "float16": 2e-2, "dynamic": 0.15, "int8": 0.5}
@@ -67,17 +70,23 @@ def streamed_is_whole(recognizer: Recognizer, speech: np.ndarray) -> None:
         assert np.array_equal(w.probabilities, probabilities)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_is_tried() -> None:
+    assert {name.partition(" ")[0] for name in SMALL} == set(SYSTEMS)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_system_converts_and_listens(
-    system: str, corpus: Path, tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    name: str, corpus: Path, tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    n_frames, n_mels, options = SMALL[system]
+    n_frames, n_mels, options = SMALL[name]
+    system = name.partition(" ")[0]
+    encoded = "causal" in str((name, options))
     recipe = Recipe(
         name=system,
         system=system,
         labels=("neutral", "happy", "angry", "fearful"),
         frontend=FrontendSettings(n_mels=n_mels, n_fft=1024),
-        window=WindowSettings(n_frames=n_frames, hop_frames=24, **ENCODED.get(system, {})),
+        window=WindowSettings(n_frames=n_frames, hop_frames=24, **(ENCODED if encoded else {})),
         split=SplitSettings(protocol="speaker-independent"),
         training=TrainingSettings(epochs=2, learning_rate=3e-3),
         model=options,
@@ -87,7 +96,7 @@ def test_a_system_converts_and_listens(
     monkeypatch.setattr("serkit.convert.bundle.check_parity", lambda *_: None)  # labels of a barely trained one flip
     reports = convert_formats(tmp_path / "run", outputs)
     for format, info in reports.items():
-        print(system, format, info["size_bytes"], info["parity"])
+        print(name, format, info["size_bytes"], info["parity"])
         assert info["parity"]["max_abs_dp"] <= LARGEST[format]
     for format in FORMATS:
         streamed_is_whole(Recognizer(read_bundle(str(outputs[format]))), speech)

@@ -201,3 +201,16 @@ def test_evaluate_with_noise(tiny_run: Path, corpus: Path, tmp_path: Path) -> No
 def test_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(SerkitError, match="not a finished run"):
         load_run(tmp_path)
+
+
+def test_epochs_of_what_is_fitted_at_once_are_refused(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from serkit.edge.cli import main
+
+    result = CliRunner().invoke(
+        main, ["train", "svm", "--epochs", "3", "--data", str(tmp_path), "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 2
+    assert "svm is fitted at once, without epochs; leave --epochs out" in " ".join(result.output.split())
+    assert not any(tmp_path.iterdir())

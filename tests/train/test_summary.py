@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serkit.edge.errors import SerkitError, SettingsError
-from serkit.train.ensembles import make_ensemble
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, override, read_recipe
-from serkit.train.runs import load_run, load_trained, run_name
-from serkit.train.scoring import keras_logits
+from serkit.train.runs import load_run, run_name
 from serkit.train.summary import cells, compare, read_runs
 from serkit.train.sweep import plan
 
@@ -100,32 +97,6 @@ def test_folds_and_seeds_are_planned(recipe: Recipe, corpus: Path) -> None:
     assert [j.split.fold for j in plan(random, corpus, [0])] == [0]
     with pytest.raises(SettingsError, match="fold 6: speaker-independent has folds 0 to 5 here"):
         plan(recipe, corpus, [0], [6])
-
-
-def test_an_ensemble_is_the_mean_of_its_members(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
-    recipe, _, _ = load_run(tiny_run)
-    other = override(recipe, training={"seed": 1, "epochs": 2})
-    train(other, corpus, tmp_path / "other")
-    metrics = make_ensemble([tiny_run, tmp_path / "other"], corpus, tmp_path / "both")
-    assert metrics["system"] == "ensemble"
-    assert "test" not in metrics  # still kept back
-    x = np.random.default_rng(0).standard_normal((5, 109, 40)).astype(np.float32)
-    members = [keras_logits(load_trained(p))(x) for p in (tiny_run, tmp_path / "other")]
-    assert np.allclose(keras_logits(load_trained(tmp_path / "both"))(x), np.mean(members, axis=0), atol=1e-5)
-    with pytest.raises(SettingsError, match="two or more runs"):
-        make_ensemble([tiny_run], corpus, tmp_path / "one")
-    for twice in ([tiny_run, tiny_run], [tiny_run, tmp_path / "both"]):
-        with pytest.raises(SettingsError, match="different runs, none of them an ensemble"):
-            make_ensemble(twice, corpus, tmp_path / "twice")
-    # A planted leak: the corpus has changed since, so the split drawn now is not what the members learned from.
-    smaller = tmp_path / "smaller"
-    shutil.copytree(corpus, smaller)
-    next(smaller.rglob("*-05.wav")).unlink()
-    with pytest.raises(SettingsError, match="its split was drawn from other recordings"):
-        make_ensemble([tiny_run, tmp_path / "other"], smaller, tmp_path / "leaky")
-    train(override(other, split={"protocol": "random"}), corpus, tmp_path / "elsewhere")
-    with pytest.raises(SettingsError, match="its split differ from those of"):
-        make_ensemble([tiny_run, tmp_path / "elsewhere"], corpus, tmp_path / "mixed")
 
 
 def test_predictions_hold_what_metrics_say(runs: Path) -> None:

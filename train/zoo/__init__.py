@@ -1,8 +1,8 @@
 """One file per system; `SYSTEMS` maps a recipe's ``system`` to what builds (and, where not by descent, fits) it.
 
-Every builder takes ``(n_frames, n_features, n_labels, unroll=False, **options)`` and returns a Keras model from
-normalised log-mel windows ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``. ``unroll=True`` builds the
-twin that converts to TFLite, with the same weights: recurrent layers are written out step by step.
+Every builder takes ``(n_frames, n_features, n_labels, twin=False, **options)`` and returns a Keras model from
+normalised log-mel windows ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``. ``twin=True`` builds what
+is converted to TFLite, with the same weights and without what only training needs (see `serkit.convert.lstm`).
 """
 
 from __future__ import annotations
@@ -54,3 +54,8 @@ SYSTEMS: dict[str, System] = {
     "light-sernet": System(light_sernet.build),
     "ensemble": System(ensemble.build),
 }
+
+
+def is_encoded(model: Any) -> bool:
+    """Whether a network is heard hop by hop: in the parts ``encode`` and ``classify``."""
+    return "encode" in {layer.name for layer in model.layers}

@@ -42,7 +42,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     level_frames: int = 128,
     filters: Sequence[int] = (32, 64, 96, 128),
     kernels: Sequence[int] = (5, 3, 3, 3),
@@ -58,7 +58,7 @@ def build(
         n_frames: `context_frames` and the frames of one window, a multiple of ``prod(strides)``.
         n_features: Mel bands.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion.
+        twin: Build what is converted, without what only training needs.
         level_frames: How many earlier frames set the level.
         filters: Filters of the convolutions.
         kernels: Their square kernels' sides.
@@ -100,7 +100,7 @@ def build(
 
     heard = keras.Input((steps, features), name="features")
     x = layers.Dropout(dense_dropout)(heard)
-    lstm = layers.LSTM(lstm_units, return_sequences=True, unroll=unroll)
+    lstm = layers.LSTM(lstm_units, return_sequences=True)
     x = layers.Bidirectional(lstm, name="bilstm")(x)
     x = attention_pool(layers.Dropout(dense_dropout)(x))
     x = layers.Dropout(dense_dropout)(x)

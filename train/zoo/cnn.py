@@ -20,7 +20,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     filters: Sequence[int] = (16, 32, 64),
     kernels: Sequence[int] = (5, 5, 3),
     time_pool: int = 2,

@@ -35,7 +35,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     filters: Sequence[int] = (16, 32, 64),
     kernels: Sequence[int] = (5, 5, 3),
     time_pool: int = 2,
@@ -51,7 +51,7 @@ def build(
         n_frames: Frames of one window; a multiple of ``8 * time_pool``.
         n_features: Mel bands; a multiple of 8.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion.
+        twin: Build what is converted, without what only training needs.
         filters: Filters of the convolution blocks.
         kernels: Their square kernels' sides.
         time_pool: Neighbouring frames averaged into one before the first block.
@@ -81,7 +81,7 @@ def build(
     for i in range(2):
         if lstm_dropout:
             x = layers.Dropout(lstm_dropout)(x)
-        lstm = layers.LSTM(lstm_units, return_sequences=True, unroll=unroll)
+        lstm = layers.LSTM(lstm_units, return_sequences=True)
         x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)  # (16, 2 * units)
     logits = dense_head(attention_pool(x), dense_units, dense_dropout, n_labels)
     return keras.Model(inputs, logits, name="r1_cnn_bilstm")

@@ -23,7 +23,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     pretrained: bool = False,
     n_mfcc: int = 40,
     lstm_units: int = 256,
@@ -36,7 +36,7 @@ def build(
         n_frames: Frames of one window, a multiple of 64.
         n_features: Mel bands, at least 32.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion (which brings weights of its own).
+        twin: Build what is converted, which brings weights of its own.
         pretrained: Start the DenseNet from ImageNet weights.
         n_mfcc: Cepstral coefficients, and width of the projection.
         lstm_units: Units of the LSTM.
@@ -51,7 +51,7 @@ def build(
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     pooled = layers.AveragePooling1D(n_frames // 64)(inputs) if n_frames > 64 else inputs
     image = layers.Concatenate()([layers.Reshape((64, n_features, 1))(c) for c in three_channels(pooled)])
-    weights = "imagenet" if pretrained and not unroll else None
+    weights = "imagenet" if pretrained and not twin else None
     try:
         network = keras.applications.DenseNet121(
             include_top=False, weights=weights, input_shape=(64, n_features, 3), pooling="avg", name="densenet121"
@@ -66,6 +66,6 @@ def build(
     embedding = layers.Dense(n_mfcc, activation="relu", name="projection")(network(image))
     mfcc = layers.GlobalAveragePooling1D()(Cepstrum(n_mfcc)(inputs))
     x = layers.Concatenate()([layers.Reshape((n_mfcc, 1))(part) for part in (mfcc, embedding)])  # (n_mfcc, 2)
-    x = layers.LSTM(lstm_units, unroll=unroll, name="lstm")(x)
+    x = layers.LSTM(lstm_units, name="lstm")(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, dense_head(x, dense_units, dropout, n_labels), name="r3_densenet_lstm")

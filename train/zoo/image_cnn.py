@@ -33,7 +33,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     filters: Sequence[int] = (32, 64, 32),
     dense_units: int = 128,
     flip: bool = True,
@@ -46,7 +46,7 @@ def build(
         n_frames: Width of the image, frames.
         n_features: Its height, bands.
         n_labels: Emotions.
-        unroll: Build for conversion: the augmentation, which only training sees, is left out.
+        twin: Build what is converted, without the augmentation, which only training sees.
         filters: Filters of the convolutions.
         dense_units: Units of the dense layer.
         flip: Mirror half of the training images in time.
@@ -55,7 +55,7 @@ def build(
     """
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = layers.Reshape((n_frames, n_features, 1))(inputs)
-    if not unroll:
+    if not twin:
         # Time is the first axis here, so the paper's horizontal flip is a vertical one.
         x = layers.RandomFlip("vertical")(x) if flip else x
         x = layers.RandomZoom((-zoom, zoom), fill_mode="nearest")(x) if zoom else x

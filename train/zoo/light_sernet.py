@@ -23,7 +23,7 @@ def _block(x: Any, filters: int, kernel: tuple[int, int], pool: tuple[int, int] 
 
 
 def build(
-    n_frames: int, n_features: int, n_labels: int, *, unroll: bool = False, n_mfcc: int = 40, dropout: float = 0.3
+    n_frames: int, n_features: int, n_labels: int, *, twin: bool = False, n_mfcc: int = 40, dropout: float = 0.3
 ) -> Any:
     """Build the network; ``n_mfcc`` is the width of its input, ``dropout`` the rate before the logits."""
     inputs = keras.Input((n_frames, n_features), name="log_mel")

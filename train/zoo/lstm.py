@@ -20,7 +20,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     time_pool: int = 4,
     lstm_units: int = 128,
     dense_units: Sequence[int] = (256, 128),
@@ -33,7 +33,7 @@ def build(
         n_frames: Frames of one window; a multiple of ``time_pool``.
         n_features: Mel bands.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion.
+        twin: Build what is converted, without what only training needs.
         time_pool: Neighbouring frames averaged into one step.
         lstm_units: Units of each LSTM layer.
         dense_units: Units of the dense layers.
@@ -42,8 +42,8 @@ def build(
     """
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = layers.AveragePooling1D(time_pool)(inputs) if time_pool > 1 else inputs
-    x = layers.LSTM(lstm_units, return_sequences=True, unroll=unroll, name="lstm1")(x)
+    x = layers.LSTM(lstm_units, return_sequences=True, name="lstm1")(x)
     x = layers.Dropout(dropout)(x)
-    x = layers.LSTM(lstm_units, unroll=unroll, name="lstm2")(x)
+    x = layers.LSTM(lstm_units, name="lstm2")(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, dense_head(x, dense_units, dense_dropout, n_labels), name="lstm")

@@ -26,7 +26,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     n_mfcc: int = 40,
     lstm_units: int = 256,
     dense_units: Sequence[int] = (128, 64),
@@ -38,7 +38,7 @@ def build(
         n_frames: Frames of one window.
         n_features: Mel bands.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion.
+        twin: Build what is converted, without what only training needs.
         n_mfcc: Cepstral coefficients, the steps of the sequence.
         lstm_units: Units of the LSTM.
         dense_units: Units of the dense layers.
@@ -47,6 +47,6 @@ def build(
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = layers.GlobalAveragePooling1D()(Cepstrum(n_mfcc)(inputs))
     x = layers.Reshape((n_mfcc, 1))(x)
-    x = layers.LSTM(lstm_units, unroll=unroll, name="lstm")(x)
+    x = layers.LSTM(lstm_units, name="lstm")(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, dense_head(x, dense_units, dropout, n_labels), name="r3_mfcc_lstm")

@@ -22,7 +22,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     segments: Sequence[int] = (64, 128, 256),
     steps: int = 64,
     lstm_units: int = 64,
@@ -34,7 +34,7 @@ def build(
         n_frames: Frames of one window, at least the longest segment.
         n_features: Mel bands.
         n_labels: Emotions.
-        unroll: Write the LSTM steps out, for conversion.
+        twin: Build what is converted, without what only training needs.
         segments: Segment lengths, frames; multiples of ``steps``.
         steps: Steps each segment is averaged down to.
         lstm_units: Units of each LSTM.
@@ -52,7 +52,7 @@ def build(
         margin = n_frames - length
         x = layers.Cropping1D((margin // 2, margin - margin // 2))(channels) if margin else channels
         x = layers.AveragePooling1D(length // steps)(x) if length > steps else x
-        x = layers.LSTM(lstm_units, unroll=unroll, name=f"lstm{length}")(x)
+        x = layers.LSTM(lstm_units, name=f"lstm{length}")(x)
         x = layers.Dropout(dropout)(x)
         scores.append(layers.Dense(n_labels, name=f"score{length}")(x))
     logits = layers.Average(name="logits")(scores) if len(scores) > 1 else scores[0]

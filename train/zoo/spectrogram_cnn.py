@@ -21,7 +21,7 @@ def build(
     n_features: int,
     n_labels: int,
     *,
-    unroll: bool = False,
+    twin: bool = False,
     filters: Sequence[int] = (24, 48, 96, 96),
     kernels: Sequence[int] = (5, 3, 3, 3),
     time_pool: int = 2,

@@ -25,7 +25,7 @@ PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _CLIP = 4.0  # standard deviations
 
 
-def build(n_frames: int, n_features: int, n_labels: int, *, unroll: bool = False, n_mfcc: int = 40) -> Any:
+def build(n_frames: int, n_features: int, n_labels: int, *, twin: bool = False, n_mfcc: int = 40) -> Any:
     """The model, its weights still unknown: standardisation and decision function as layers."""
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     mfcc = Cepstrum(n_mfcc)(inputs)
