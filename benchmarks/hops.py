@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,8 +49,7 @@ def quiet(sample_rate: int) -> Array:
 
 def blocks(audio: Array) -> Iterator[Array]:
     """The audio again and again, in blocks."""
-    while True:
-        yield from np.split(audio, range(BLOCK_SIZE, len(audio), BLOCK_SIZE))
+    return cycle([audio[start : start + BLOCK_SIZE] for start in range(0, len(audio), BLOCK_SIZE)])
 
 
 def with_hop(bundle: Bundle, hop_s: float = HOP_S) -> Bundle:

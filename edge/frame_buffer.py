@@ -56,8 +56,9 @@ class FrameBuffer:
         No frame before ``start`` may be asked for later.
         """
         self.forget(start)
-        for samples in self._unseen(self._frontend.settings.n_samples(end + self._late)):
-            self._keep(self._frontend.push(samples), start)
+        unseen = list(self._unseen(self._frontend.settings.n_samples(end + self._late)))
+        if unseen:  # at once: a call of the front end costs as much as 15 frames
+            self._keep(self._frontend.push(np.concatenate(unseen)), start)
         return self._rows[start - self._first : end - self._first]
 
     def levels(self, start: int, end: int) -> Array:

@@ -255,9 +255,21 @@ class Frontend:
         """
         if self._deltas:
             raise SettingsError("front end: with deltas, no frame can be left out")
-        before = self._n_frames
-        self._static_frames(self._emphasised(block), compute=False)
-        return self._n_frames - before
+        s, x = self.settings, self._emphasised(block)
+        dropped = min(self._skip, len(x))
+        self._skip -= dropped
+        x = x[dropped:]
+        available = self._filled + len(x)
+        n = self._n_whole(available)
+        used = n * s.hop_length
+        self._skip += max(0, used - available)
+        kept = max(0, available - used)
+        held = max(0, kept - len(x))  # of the samples that waited
+        self._samples[:held] = self._samples[self._filled - held : self._filled].copy()
+        self._samples[held:kept] = x[len(x) - (kept - held) :]
+        self._filled = kept
+        self._n_frames += n
+        return n
 
     def _emphasised(self, block: npt.ArrayLike) -> Array:
         x = np.asarray(block, np.float32)
@@ -299,23 +311,25 @@ class Frontend:
             frames = stage.push(frames, self._n_static)
         return frames
 
-    def _static_frames(self, x: Array, compute: bool = True) -> Array:
+    def _n_whole(self, n_samples: int) -> int:
+        """Frames that so many samples complete."""
+        return max(0, (n_samples - self.settings.win_length) // self.settings.hop_length + 1)
+
+    def _static_frames(self, x: Array) -> Array:
         s = self.settings
         position = min(self._skip, len(x))
         self._skip -= position
-        available = self._filled + len(x) - position
-        n_frames = max(0, (available - s.win_length) // s.hop_length + 1)
-        out = np.empty((n_frames if compute else 0, self._n_static), np.float32)
+        n_frames = self._n_whole(self._filled + len(x) - position)
+        out = np.empty((n_frames, self._n_static), np.float32)
         done = 0
         while done < n_frames or position < len(x):
             take = min(len(x) - position, self._span - self._filled)
             self._samples[self._filled : self._filled + take] = x[position : position + take]
             self._filled += take
             position += take
-            n = max(0, (self._filled - s.win_length) // s.hop_length + 1)
+            n = self._n_whole(self._filled)
             if n:
-                if compute:
-                    self._compute(n, out[done : done + n])
+                self._compute(n, out[done : done + n])
                 done += n
                 self._n_frames += n
                 used = n * s.hop_length

@@ -82,9 +82,13 @@ def unpack(payload: bytes) -> tuple[bytes, str]:
         ModelError: Too large, or not such a message.
     """
     *lines, data = _small_enough(payload).split(b"\n", _SIGNATURE_LINES)
-    if len(lines) != _SIGNATURE_LINES or max(map(len, lines)) > 1024:
+    if len(lines) != _SIGNATURE_LINES or not all(len(line) <= 1024 and _is_text(line) for line in lines):
         raise ModelError("the message is not a signature and a model; publish it with `serkit fleet roll-out`")
-    return data, b"\n".join(lines).decode(errors="replace") + "\n"
+    return data, b"\n".join(lines).decode() + "\n"
+
+
+def _is_text(line: bytes) -> bool:
+    return line.isascii() and b"\0" not in line
 
 
 def _small_enough(payload: bytes) -> bytes:

@@ -127,15 +127,15 @@ class Recognizer:
                 yield from complete(frames.n_frames)
 
         held: list[Array] = []  # blocks of a window that is not complete
-        n_held = 0
+        wanted = min(f.n_samples(w.n_frames), f.sample_rate)  # samples of the stream until they are looked at
         for block in blocks:
             n_samples += len(block)
-            n_held += len(block)
             held.append(block.copy())
-            if n_samples >= f.n_samples(number * w.hop_frames + w.n_frames) or n_held >= f.sample_rate:
-                part, n_held = np.concatenate(held), 0
+            if n_samples >= wanted:
+                part = np.concatenate(held)
                 held.clear()
                 yield from hear(part)
+                wanted = min(f.n_samples(number * w.hop_frames + w.n_frames), n_samples + f.sample_rate)
         if held:
             yield from hear(np.concatenate(held))
         n_frames = frames.finish(number * w.hop_frames - w.context_frames)

@@ -214,6 +214,7 @@ class VoiceGate:
         self._quietest: deque[tuple[int, float]] = deque()
         self._remembered = round(_QUIETEST_S / _CHUNK_S)
         self._hang_over = round(s.hang_over_s / _CHUNK_S)
+        self._wakes_for = round(_AWAKE_S / _CHUNK_S)
         self._flags: deque[bool] = deque(maxlen=round(_HISTORY_S / _CHUNK_S))
         self._loudness: deque[float] = deque(maxlen=self._flags.maxlen)
         self.reset()
@@ -237,20 +238,20 @@ class VoiceGate:
         n = len(samples) // self._chunk * self._chunk
         self._rest = samples[n:].copy()
         chunks = samples[:n].reshape(-1, self._chunk)
-        powers = np.mean(np.square(chunks), axis=1).tolist()
+        powers = (np.square(chunks).sum(axis=1) / np.float32(self._chunk)).tolist()
         self._flags.extend([self._decide(*chunk) for chunk in zip(count(self.n_chunks), chunks, powers)])
         self._loudness.extend(powers)
         self.n_chunks += len(powers)
 
     def _decide(self, number: int, chunk: Array, power: float) -> bool:
+        quietest = self._quietest
+        while quietest and quietest[-1][1] >= power:
+            quietest.pop()
+        quietest.append((number, power))
+        if quietest[0][0] <= number - self._remembered:
+            quietest.popleft()
+        self._awake = self._wakes_for if power >= self._rise * quietest[0][1] else self._awake - 1
         probability = 0.0
-        while self._quietest and self._quietest[-1][1] >= power:
-            self._quietest.pop()
-        self._quietest.append((number, power))
-        if self._quietest[0][0] <= number - self._remembered:
-            self._quietest.popleft()
-        risen = power >= self._rise * self._quietest[0][1]
-        self._awake = round(_AWAKE_S / _CHUNK_S) if risen else self._awake - 1
         if power >= self._floor and self._awake > 0:
             probability = self._detector(chunk)
             self.n_detected += 1

@@ -36,6 +36,7 @@ def test_a_model_is_fetched_verified_and_reported(device: Any, seen: Any, wait_u
     [
         (pack(DATA[:-1] + b"x", SIGNATURE), "another model than its topic says"),
         (DATA, "not a signature and a model"),
+        (b"TFL3\0\n" * 5, "not a signature and a model"),
         (b"\n" * 9, "another model than its topic says"),
         (pack(DATA, SIGNATURE.replace("version", "Version").swapcase()), "signature file is damaged"),
         (pack(DATA, "a\nb\nc\nd\n"), "signature file is damaged"),
