@@ -68,5 +68,5 @@ $(FULL)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(FULL)
 	$(FULL)/bin/pip install --quiet --upgrade 'pip>=25.1'
 	$(FULL)/bin/pip install --quiet --group dev \
-	    --editable '.[train,jax,sweep,reference,tflite-runtime,mqtt,prometheus,web]'
+	    --editable '.[train,jax,teacher,sweep,reference,tflite-runtime,mqtt,prometheus,web]'
 	touch $@

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -176,8 +176,40 @@ def speech_span(frames: Array, frontend: FrontendSettings) -> tuple[int, int]:
     return (int(speech[0]), int(speech[-1]) + 1) if len(speech) else (0, len(frames))
 
 
-def random_window(
+class Cut(NamedTuple):
+    """Where a window lies in an utterance.
+
+    Attributes:
+        start: The utterance's frame that the window, without its context, begins with.
+        rate: Frames of the utterance per frame of the window (above 1: faster speech).
+    """
+
+    start: float
+    rate: float
+
+
+def random_cut(
     frames: Array,
+    window: WindowSettings,
+    settings: AugmentSettings,
+    frontend: FrontendSettings,
+    rng: np.random.Generator,
+) -> Cut:
+    """Draw a tempo and a place.
+
+    A longer utterance (or its speech, as ``crop`` says) is cropped at random; a shorter one lies at a random place in
+    the window; either way the window may reach ``crop_slack`` beyond.
+    """
+    rate = float(np.exp(rng.uniform(-1, 1) * np.log1p(settings.time_stretch)))
+    low, high = speech_span(frames, frontend) if settings.crop == "speech" else (0, len(frames))
+    room = (high - low) / rate - window.n_frames
+    slack = settings.crop_slack * window.n_frames
+    return Cut(low + rate * rng.uniform(min(0, room) - slack, max(0, room) + slack), rate)
+
+
+def augmented_window(
+    frames: Array,
+    cut: Cut,
     window: WindowSettings,
     settings: AugmentSettings,
     frontend: FrontendSettings,
@@ -186,17 +218,10 @@ def random_window(
 ) -> Array:
     """One augmented window and its context from an utterance, not normalised, ``(input_frames, n_mels)``.
 
-    A longer utterance (or its speech, as ``crop`` says) is cropped at random; a shorter one lies at a random place in
-    the window; either way the window may reach ``crop_slack`` beyond. What is read before the recording's beginning
-    and after its end is silence.
+    What is read before the recording's beginning and after its end is silence.
     """
     a, fill, n_frames = settings, silence(frontend), window.input_frames
-    rate = float(np.exp(rng.uniform(-1, 1) * np.log1p(a.time_stretch)))
-    low, high = speech_span(frames, frontend) if a.crop == "speech" else (0, len(frames))
-    room = (high - low) / rate - window.n_frames
-    slack = a.crop_slack * window.n_frames
-    start = low / rate + rng.uniform(min(0, room) - slack, max(0, room) + slack) - window.context_frames
-    x = stretch_time(frames, rate, start * rate, n_frames, fill)
+    x = stretch_time(frames, cut.rate, cut.start - cut.rate * window.context_frames, n_frames, fill)
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)
     if a.tilt_db:

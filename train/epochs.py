@@ -10,21 +10,26 @@ import numpy.typing as npt
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.window import normalise
-from serkit.train.augment import random_window
+from serkit.train.augment import augmented_window, random_cut
 from serkit.train.features import FeatureSet
 from serkit.train.parallel import n_devices
 from serkit.train.recipe import Recipe, TrainingSettings
+from serkit.train.teacher import Lessons
 
 Array = npt.NDArray[np.float32]
+Targets = Array | dict[str, Array]
 
 
 class Epochs:
     """Batches of one epoch: which utterances, in what order, cut and augmented how, all decided by seed and epoch."""
 
-    def __init__(self, recipe: Recipe, data: FeatureSet, noises: Sequence[Array]) -> None:
+    def __init__(
+        self, recipe: Recipe, data: FeatureSet, noises: Sequence[Array], lessons: Lessons | None = None
+    ) -> None:
         self.recipe = recipe
         self.data = data
         self.noises = noises
+        self.lessons = lessons
         if recipe.training.batch_size % n_devices():
             raise SettingsError(
                 f"batch_size {recipe.training.batch_size} cannot be shared by {n_devices()} devices; choose a multiple"
@@ -46,8 +51,11 @@ class Epochs:
         order = np.random.default_rng([self.recipe.training.seed, epoch]).permutation(np.concatenate(chosen))
         return order[: len(order) - len(order) % n_devices()]
 
-    def batches(self, epoch: int) -> Iterator[tuple[Array, Array]]:
-        """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``."""
+    def batches(self, epoch: int) -> Iterator[tuple[Array, Targets]]:
+        """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``.
+
+        With lessons the targets are ``logits``, these, and ``teacher``, ``(n, n_targets)``.
+        """
         t, order = self.recipe.training, self.order(epoch)
         starts = range(0, len(order), t.batch_size)
         with ThreadPoolExecutor(1) as ahead:  # the next batch is cut while this one trains
@@ -59,22 +67,22 @@ class Epochs:
                     waiting = ahead.submit(self._batch, epoch, start + t.batch_size, rows)
                 yield ready
 
-    def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
-        r = self.recipe
-        windows = [
-            random_window(
-                self.data.frames[row].astype(np.float32),
-                r.window,
-                r.augment,
-                r.frontend,
-                self.noises,
-                np.random.default_rng([r.training.seed, epoch, position]),
-            )
-            for position, row in enumerate(rows, start)
-        ]
+    def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Targets]:
+        r, windows, heard = self.recipe, [], []
+        seconds = r.frontend.hop_length / r.frontend.sample_rate
+        for position, row in enumerate(rows, start):
+            rng = np.random.default_rng([r.training.seed, epoch, position])
+            frames = self.data.frames[row].astype(np.float32)
+            cut = random_cut(frames, r.window, r.augment, r.frontend, rng)
+            windows.append(augmented_window(frames, cut, r.window, r.augment, r.frontend, self.noises, rng))
+            if self.lessons:
+                end = cut.start + cut.rate * r.window.n_frames
+                heard.append(self.lessons.targets(int(row), cut.start * seconds, end * seconds))
         n_labels, smoothing = len(r.labels), r.training.label_smoothing
-        targets = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
-        return normalise(np.stack(windows), r.window), targets * (1 - smoothing) + np.float32(smoothing / n_labels)
+        one_hot = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
+        smoothed = one_hot * (1 - smoothing) + np.float32(smoothing / n_labels)
+        targets = {"logits": smoothed, "teacher": np.stack(heard)} if self.lessons else smoothed
+        return normalise(np.stack(windows), r.window), targets
 
 
 def learning_rate(settings: TrainingSettings, epoch: int) -> float:

@@ -27,6 +27,7 @@ from serkit.train.recipe import Recipe
 from serkit.train.runs import RunState, open_run, save_reference, write_json
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, make_split, voices
+from serkit.train.teacher import Lessons, hear, taught
 from serkit.train.zoo import SYSTEMS, is_encoded
 
 
@@ -82,8 +83,12 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     if run.state.get("finished"):
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
-    model = _model(recipe, run)
-    sides = load_sides(split_for(recipe, data), recipe, data, out, cache)
+    import keras
+
+    keras.utils.set_random_seed(recipe.training.seed)
+    model = build_system(recipe)
+    split = split_for(recipe, data)
+    sides = load_sides(split, recipe, data, out, cache)
     if recipe.training.shuffle_labels:
         sides["train"] = _shuffled(sides["train"], recipe.training.seed)
     if "environment" not in run.state:
@@ -91,8 +96,14 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
     if SYSTEMS[recipe.system].fit is None:
+        lessons = None
+        if recipe.teacher.weight:
+            everyone = [*split.train, *split.validation, *split.test]
+            lessons = Lessons(hear(everyone, recipe.teacher, cache).select(sides["train"].utterances))
         noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames)
-        _descend(recipe, model, Epochs(recipe, sides["train"], noises), sides["validation"], validation, run, console)
+        epochs = Epochs(recipe, sides["train"], noises, lessons)
+        learner = _compiled(recipe, taught(model, lessons.n_targets) if lessons else model, run)
+        _descend(recipe, model, learner, epochs, sides["validation"], validation, run, console)
     else:
         _fit_at_once(recipe, model, sides, validation, run)
     return report(recipe, model, sides, run)
@@ -114,8 +125,10 @@ def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], valid
     """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
     fit = SYSTEMS[recipe.system].fit
     assert fit is not None
-    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0}:
-        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [augment] and no shares of [corpora]")
+    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
+        raise SettingsError(
+            f"{recipe.system} is fitted at once: it knows no [augment], no [teacher] and no shares of [corpora]"
+        )
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
@@ -143,37 +156,48 @@ def _progress(console: Console, total: int, completed: int) -> Iterator[Any]:
 
 
 def _descend(
-    recipe: Recipe, model: Any, epochs: Epochs, side: FeatureSet, validation: Windows, run: RunState, console: Console
+    recipe: Recipe,
+    model: Any,
+    learner: Any,
+    epochs: Epochs,
+    side: FeatureSet,
+    validation: Windows,
+    run: RunState,
+    console: Console,
 ) -> None:
-    """Gradient descent, an epoch at a time, each one scored on the validation side and kept as a checkpoint."""
+    """Gradient descent, an epoch at a time, each one scored on the validation side and kept as a checkpoint.
+
+    ``learner`` is what is trained: the model itself, or the model with what it also predicts of its teacher.
+    """
     t, out = recipe.training, run.out
     with _progress(console, t.epochs, run.state["epoch"]) as show:
         for epoch in range(run.state["epoch"], t.epochs):
             if t.patience and epoch - run.state["best_epoch"] > t.patience:
                 break
             started = time.monotonic()
-            model.optimizer.learning_rate = learning_rate(t, epoch)
-            _seed_dropout(model, t.seed, epoch)
+            learner.optimizer.learning_rate = learning_rate(t, epoch)
+            _seed_dropout(learner, t.seed, epoch)
             batches = []
             for x, y in epochs.batches(epoch):
-                figures = model.train_on_batch(x, y, return_dict=True)  # of this batch alone
-                batches.append((len(x), float(figures["loss"]), float(figures["accuracy"])))
+                figures = learner.train_on_batch(x, y, return_dict=True)  # of this batch alone
+                accuracy = figures["logits_accuracy" if epochs.lessons else "accuracy"]
+                batches.append((len(x), float(figures["loss"]), float(accuracy)))
             sizes, losses, accuracies = np.array(batches).T
             if not np.isfinite(losses).all():
                 raise SettingsError(
                     f"recipe {recipe.name}: the loss of epoch {epoch} is no number; lower learning_rate, and start "
                     "anew with another --out"
                 )
-            raw = [np.array(v) for v in model.trainable_variables]
+            raw = [np.array(v) for v in learner.trainable_variables]
             if t.ema:
-                model.optimizer.finalize_variable_values(model.trainable_variables)
-                for variable in model.trainable_variables:  # JAX would free a buffer shared with the optimizer
+                learner.optimizer.finalize_variable_values(learner.trainable_variables)
+                for variable in learner.trainable_variables:  # JAX would free a buffer shared with the optimizer
                     variable.assign(np.array(variable))
             figures = _validation_figures(recipe, model, side, validation)
             if figures[t.monitor] > run.state["best_score"]:
                 run.state.update(best_score=figures[t.monitor], best_epoch=epoch)
-                run.save_best(model)
-            for variable, value in zip(model.trainable_variables, raw, strict=True):
+                run.save_best(learner)
+            for variable, value in zip(learner.trainable_variables, raw, strict=True):
                 variable.assign(value)
             line = {
                 "epoch": epoch,
@@ -186,23 +210,21 @@ def _descend(
             with (out / "history.jsonl").open("a", encoding="utf-8") as history:
                 history.write(json.dumps(line) + "\n")
             run.state.update(epoch=epoch + 1, seconds=run.state["seconds"] + line["seconds"])
-            run.save(model)
+            run.save(learner)
             show(
                 epoch + 1,
                 f"loss {line['loss']:.3f}  validation UAR {line['validation_uar']:.3f} "
                 f"(best {t.monitor} {run.state['best_score']:.3f})",
             )
     run.tidy()
-    model.load_weights(out / run.state["best_weights"])
+    learner.load_weights(out / run.state["best_weights"])
 
 
-def _model(recipe: Recipe, run: RunState) -> Any:
-    """The compiled model, as the last checkpoint left it where there is one."""
+def _compiled(recipe: Recipe, model: Any, run: RunState) -> Any:
+    """The network made ready for descent, as the last checkpoint left it where there is one."""
     import keras
 
     t = recipe.training
-    keras.utils.set_random_seed(t.seed)
-    model = build_system(recipe)
     ema = {"use_ema": True, "ema_momentum": t.ema} if t.ema else {}
     optimizer = (
         keras.optimizers.AdamW(t.learning_rate, weight_decay=t.weight_decay, **ema)
@@ -212,10 +234,17 @@ def _model(recipe: Recipe, run: RunState) -> Any:
     if t.weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
+    loss: Any = keras.losses.CategoricalCrossentropy(from_logits=True)
+    metrics: Any = ["accuracy"]
+    weights = None
+    if recipe.teacher.weight:
+        loss, metrics = {"logits": loss, "teacher": "mse"}, {"logits": metrics}
+        weights = {"logits": 1.0, "teacher": recipe.teacher.weight}
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=loss,
+        loss_weights=weights,
+        metrics=metrics,
         jit_compile=keras.backend.backend() == "jax",
     )
     if "checkpoint" in run.state:  # a loaded optimizer would have forgotten what is excluded from the decay

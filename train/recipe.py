@@ -14,6 +14,7 @@ from serkit.train.augment import AugmentSettings
 from serkit.train.corpora import CORPORA
 from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS, labels_of
 from serkit.train.splits import PROTOCOLS
+from serkit.train.teacher import TeacherSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ class Recipe:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     split: SplitSettings = field(default_factory=SplitSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.labels) - set(EMOTIONS)):

@@ -20,6 +20,7 @@ from serkit.train.features import load_features
 from serkit.train.recipe import Recipe
 from serkit.train.runs import RunState, run_name
 from serkit.train.splits import n_folds
+from serkit.train.teacher import hear
 
 
 def plan(recipe: Recipe, data: Path, seeds: Sequence[int], folds: Sequence[int] | None = None) -> list[Recipe]:
@@ -34,6 +35,8 @@ def plan(recipe: Recipe, data: Path, seeds: Sequence[int], folds: Sequence[int] 
     if not recipe.split.protocol.startswith("random") and (wrong := [f for f in chosen if not 0 <= f < available]):
         raise SettingsError(f"fold {wrong[0]}: {recipe.split.protocol} has folds 0 to {available - 1} here")
     load_features(utterances, recipe.frontend)  # once, before many processes ask for it
+    if recipe.teacher.weight:
+        hear(utterances, recipe.teacher)
     return [
         replace(recipe, split=replace(recipe.split, fold=fold), training=replace(recipe.training, seed=seed))
         for seed in seeds
