@@ -31,6 +31,7 @@ from serkit.train.metrics import fit_unsure
 from serkit.train.recipe import Recipe
 from serkit.train.runs import Reference, learned_from, load_run, load_trained
 from serkit.train.scoring import keras_logits, pool_utterances, window_utterances
+from serkit.train.teacher import LICENCE, TITLE
 
 #: The oldest serkit whose edge runs what is written here.
 MIN_SERKIT = "0.1.0"
@@ -160,6 +161,9 @@ def _info(
         "temperature": metrics["temperature"],
         "n_parameters": metrics["n_parameters"],
         "seed": metrics["seed"],
+        "teacher": {"title": TITLE, "licence": LICENCE, "layer": recipe.teacher.layer}
+        if recipe.teacher.weight
+        else None,
         "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in recipe.corpora},
         "split": values["split"],
         "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],

@@ -47,7 +47,8 @@ def model_card(info: dict[str, Any]) -> str:
         for side, corpora in info["scores_keras"].items()
         for corpus, f in corpora.items()
     )
-    corpora = "\n".join(f"- {c['title']}: {c['licence']}" for c in info["corpora"].values())
+    heard = [*info["corpora"].values(), *([info["teacher"]] if info["teacher"] else [])]
+    corpora = "\n".join(f"- {c['title']}: {c['licence']}" for c in heard)
     p, w, f = info["parity"], info["window"], info["frontend"]
     return f"""# {info["name"]}
 
@@ -77,11 +78,11 @@ Conversion, on {p["n_utterances"]} validation utterances: max |dp| {p["max_abs_d
 
 {_enrolment(info["enrolment"])}
 
-## Trained on, and on whose terms
+## Learned from, and on whose terms
 
 {corpora}
 
-The weights carry the terms of these corpora; where one is non-commercial, so are they.
+The weights carry the terms of all of these; where one is non-commercial, so are they.
 
 ## Limits
 

@@ -30,6 +30,8 @@ from serkit.train.features import FeatureSet, load_frames
 
 Array = npt.NDArray[np.float32]
 
+TITLE = "the encoder of Moonshine tiny (Useful Sensors)"
+LICENCE = "MIT"
 SAMPLE_RATE = 16000
 #: Samples from one of the teacher's frames to the next: the strides 64, 3 and 2 of its convolutions.
 HOP_LENGTH = 384

@@ -68,6 +68,7 @@ def test_a_bundle_carries_all_the_edge_needs(tiny_run: Path, tiny_bundles: dict[
     assert "ECE" in bundle.card
     assert all(voice in bundle.card for voice in split["validation"]["voices"])
     assert "CC BY-NC-SA" in bundle.card
+    assert "Moonshine" not in bundle.card  # which had no teacher
 
 
 def test_quantized_files_are_a_quarter_of_the_size_or_so(tiny_bundles: dict[str, Path]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serkit.convert.bundle import convert_run
+from serkit.edge.bundle import read_bundle
 from serkit.edge.errors import SettingsError
 from serkit.train import teacher
 from serkit.train.corpora import read_corpus
@@ -108,6 +110,9 @@ def test_a_taught_run_leaves_the_student_alone_and_goes_on_where_it_stopped(
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(kept, again, strict=True))
     assert models[0].count_params() == build_system(recipe).count_params()
     assert load_run(tmp_path / "run")[0].teacher.weight == 1.0
+    convert_run(tmp_path / "run", "float32", tmp_path / "taught.tflite")
+    card = read_bundle(str(tmp_path / "taught.tflite")).card
+    assert "- the encoder of Moonshine tiny (Useful Sensors): MIT" in card
     untaught = replace(short, teacher=TeacherSettings())
     train(untaught, corpus, tmp_path / "untaught")
     assert not np.allclose(load_trained(tmp_path / "untaught").get_weights()[0], kept[0], atol=1e-3)
