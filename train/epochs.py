@@ -54,7 +54,8 @@ class Epochs:
     def batches(self, epoch: int) -> Iterator[tuple[Array, Targets]]:
         """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``.
 
-        With lessons the targets are ``logits``, these, and ``teacher``, ``(n, n_targets)``.
+        With lessons the targets are ``logits``, these, and ``teacher``, ``(n, n_steps, n_targets)``; from a teacher
+        alone the second only.
         """
         t, order = self.recipe.training, self.order(epoch)
         starts = range(0, len(order), t.batch_size)
@@ -69,19 +70,19 @@ class Epochs:
 
     def _batch(self, epoch: int, start: int, rows: npt.NDArray[np.intp]) -> tuple[Array, Targets]:
         r, windows, heard = self.recipe, [], []
-        seconds = r.frontend.hop_length / r.frontend.sample_rate
         for position, row in enumerate(rows, start):
             rng = np.random.default_rng([r.training.seed, epoch, position])
             frames = self.data.frames[row].astype(np.float32)
             cut = random_cut(frames, r.window, r.augment, r.frontend, rng)
             windows.append(augmented_window(frames, cut, r.window, r.augment, r.frontend, self.noises, rng))
             if self.lessons:
-                end = cut.start + cut.rate * r.window.n_frames
-                heard.append(self.lessons.targets(int(row), cut.start * seconds, end * seconds))
+                heard.append(self.lessons.targets(int(row), cut))
         n_labels, smoothing = len(r.labels), r.training.label_smoothing
         one_hot = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
         smoothed = one_hot * (1 - smoothing) + np.float32(smoothing / n_labels)
-        targets = {"logits": smoothed, "teacher": np.stack(heard)} if self.lessons else smoothed
+        targets: Targets = smoothed
+        if self.lessons:
+            targets = {"teacher": np.stack(heard)} | ({} if r.teacher.alone else {"logits": smoothed})
         return normalise(np.stack(windows), r.window), targets
 
 

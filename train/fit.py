@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -16,18 +16,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serkit.edge.errors import SettingsError
+from serkit.edge.window import normalise
 from serkit.train import plots
-from serkit.train.augment import AugmentSettings, noise_library
+from serkit.train.augment import AugmentSettings, Cut, augmented_window, noise_library, speech_span
 from serkit.train.corpora import read_corpus
 from serkit.train.environment import environment
 from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import fit_temperature, score
-from serkit.train.recipe import Recipe
-from serkit.train.runs import RunState, open_run, save_reference, write_json
+from serkit.train.recipe import Recipe, read_recipe
+from serkit.train.runs import (
+    RunState,
+    load_trained,
+    open_run,
+    read_run,
+    run_name,
+    save_reference,
+    write_json,
+)
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
-from serkit.train.splits import Split, make_split, voices
-from serkit.train.teacher import Lessons, hear, taught
+from serkit.train.splits import Split, check_unseen, make_split, voices
+from serkit.train.student import begin, imitation_error, n_steps, taught
+from serkit.train.teacher import Lessons, hear, scale_of
 from serkit.train.zoo import SYSTEMS, is_encoded
 
 
@@ -38,8 +48,12 @@ def split_for(recipe: Recipe, data: Path) -> Split:
     return make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
 
 
-def load_sides(split: Split, recipe: Recipe, data: Path, out: Path, cache: Path | None) -> dict[str, FeatureSet]:
+def load_sides(
+    split: Split, recipe: Recipe, data: Path, out: Path, cache: Path | None, start: Path | None = None
+) -> dict[str, FeatureSet]:
     """Features of the three sides; what is on them is written to ``split.json``, or compared with it.
+
+    With the run that this one starts from, what that heard is listed as ``start``.
 
     Raises:
         SettingsError: Nobody validates, or the run in ``out`` began with other recordings.
@@ -51,6 +65,9 @@ def load_sides(split: Split, recipe: Recipe, data: Path, out: Path, cache: Path 
     listed = {
         s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()
     }
+    if start:
+        listed["start"] = _heard_by(start)
+        check_unseen(split, None, listed["start"]["voices"])
     path = out / "split.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != listed:
         raise SettingsError(
@@ -83,12 +100,13 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     if run.state.get("finished"):
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
+    start = _start_of(recipe, data, out, cache)
     import keras
 
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
     split = split_for(recipe, data)
-    sides = load_sides(split, recipe, data, out, cache)
+    sides = load_sides(split, recipe, data, out, cache, start)
     if recipe.training.shuffle_labels:
         sides["train"] = _shuffled(sides["train"], recipe.training.seed)
     if "environment" not in run.state:
@@ -96,17 +114,69 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
     if SYSTEMS[recipe.system].fit is None:
-        lessons = None
-        if recipe.teacher.weight:
-            everyone = [*split.train, *split.validation, *split.test]
-            lessons = Lessons(hear(everyone, recipe.teacher, cache).select(sides["train"].utterances))
+        lessons = _lessons(recipe, model, split, sides, cache) if recipe.teacher.weight else {}
+        learner = model
+        if lessons:
+            learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
+        if start:
+            begin(learner, load_trained(start))
         noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames)
-        epochs = Epochs(recipe, sides["train"], noises, lessons)
-        learner = _compiled(recipe, taught(model, lessons.n_targets) if lessons else model, run)
-        _descend(recipe, model, learner, epochs, sides["validation"], validation, run, console)
+        epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
+        _compile(recipe, learner, run)
+        if recipe.teacher.alone:
+            scores = _imitation(recipe, learner, sides["validation"], lessons["validation"])
+        else:
+            scores = _answers(recipe, model, sides["validation"], validation)
+        _descend(recipe, learner, epochs, scores, run, console)
+        if recipe.teacher.alone:
+            return _report_imitation(recipe, learner, sides, run)
     else:
         _fit_at_once(recipe, model, sides, validation, run)
     return report(recipe, model, sides, run)
+
+
+def start_recipe(recipe: Recipe) -> Recipe | None:
+    """The recipe whose run this one starts from.
+
+    Raises:
+        SettingsError: There is no such recipe, or it starts from this one in the end.
+    """
+    if recipe.start is None:
+        return None
+    first, seen = read_recipe(recipe.start), [recipe.start]
+    while (name := read_recipe(seen[-1]).start) is not None:
+        if name in seen:
+            raise SettingsError(f"recipe {recipe.name} starts from {name}, which starts from itself; break the circle")
+        seen.append(name)
+    return first
+
+
+def _start_of(recipe: Recipe, data: Path, out: Path, cache: Path | None) -> Path | None:
+    """The finished run that this one starts from; trained now where it is not."""
+    first = start_recipe(recipe)
+    if first is None:
+        return None
+    path = out.parent / run_name(first)
+    if not RunState(path).state.get("finished"):
+        train(first, data, path, cache)
+    return path
+
+
+def _heard_by(run: Path) -> dict[str, list[str]]:
+    """Everything a run, or the one that it started from, trained on or chose its epoch by."""
+    _, _, split = read_run(run)
+    sides = [split[s] for s in ("train", "validation", "start") if s in split]
+    return {what: sorted({x for side in sides for x in side[what]}) for what in ("utterances", "voices")}
+
+
+def _lessons(
+    recipe: Recipe, model: Any, split: Split, sides: dict[str, FeatureSet], cache: Path | None
+) -> dict[str, Lessons]:
+    """The teacher's, for the training and the validation side, in the scale of the first."""
+    heard = hear([*split.train, *split.validation, *split.test], recipe.teacher, cache)
+    scale = scale_of(heard.select(sides["train"].utterances))
+    about = recipe.frontend, recipe.window, n_steps(model)
+    return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
 
 
 def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
@@ -119,6 +189,38 @@ def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
 def _validation_figures(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> dict[str, Any]:
     probabilities = utterance_probabilities(keras_logits(model), windows, len(side.utterances))
     return score(side.utterances, probabilities, recipe.labels)
+
+
+Scores = Callable[[], dict[str, float]]
+
+
+def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> Scores:
+    """How well a side's emotions are named."""
+
+    def scores() -> dict[str, float]:
+        figures = _validation_figures(recipe, model, side, windows)
+        return {"uar": figures["uar"], "accuracy": figures["accuracy"]}
+
+    return scores
+
+
+def _imitation(recipe: Recipe, learner: Any, side: FeatureSet, lessons: Lessons) -> Scores:
+    """How much of the teacher's variance is said rightly, over the first window of each utterance's speech."""
+    r, nothing = recipe, AugmentSettings()
+    windows, said = [], []
+    for row, stored in enumerate(side.frames):
+        frames = stored.astype(np.float32)
+        cut = Cut(float(speech_span(frames, r.frontend)[0]), 1.0)
+        rng = np.random.default_rng(0)
+        windows.append(augmented_window(frames, cut, r.window, nothing, r.frontend, (), rng))
+        said.append(lessons.targets(row, cut))
+    inputs, targets = normalise(np.stack(windows), r.window), np.stack(said)
+
+    def scores() -> dict[str, float]:
+        predicted = learner.predict(inputs, batch_size=64, verbose=0)["teacher"]
+        return {"imitated": round(1 - float(np.nanmean((predicted - targets) ** 2)), 4)}
+
+    return scores
 
 
 def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
@@ -155,21 +257,13 @@ def _progress(console: Console, total: int, completed: int) -> Iterator[Any]:
         yield show
 
 
-def _descend(
-    recipe: Recipe,
-    model: Any,
-    learner: Any,
-    epochs: Epochs,
-    side: FeatureSet,
-    validation: Windows,
-    run: RunState,
-    console: Console,
-) -> None:
+def _descend(recipe: Recipe, learner: Any, epochs: Epochs, scores: Scores, run: RunState, console: Console) -> None:
     """Gradient descent, an epoch at a time, each one scored on the validation side and kept as a checkpoint.
 
     ``learner`` is what is trained: the model itself, or the model with what it also predicts of its teacher.
     """
     t, out = recipe.training, run.out
+    hits = ("accuracy", "logits_accuracy")  # the second where the teacher speaks too
     with _progress(console, t.epochs, run.state["epoch"]) as show:
         for epoch in range(run.state["epoch"], t.epochs):
             if t.patience and epoch - run.state["best_epoch"] > t.patience:
@@ -180,10 +274,10 @@ def _descend(
             batches = []
             for x, y in epochs.batches(epoch):
                 figures = learner.train_on_batch(x, y, return_dict=True)  # of this batch alone
-                accuracy = figures["logits_accuracy" if epochs.lessons else "accuracy"]
-                batches.append((len(x), float(figures["loss"]), float(accuracy)))
-            sizes, losses, accuracies = np.array(batches).T
-            if not np.isfinite(losses).all():
+                batches.append((len(x), [float(figures[n]) for n in ("loss", *hits) if n in figures]))
+            sizes, values = [n for n, _ in batches], np.array([v for _, v in batches])
+            means = np.average(values, axis=0, weights=sizes).round(4).tolist()
+            if not np.isfinite(values).all():
                 raise SettingsError(
                     f"recipe {recipe.name}: the loss of epoch {epoch} is no number; lower learning_rate, and start "
                     "anew with another --out"
@@ -193,7 +287,7 @@ def _descend(
                 learner.optimizer.finalize_variable_values(learner.trainable_variables)
                 for variable in learner.trainable_variables:  # JAX would free a buffer shared with the optimizer
                     variable.assign(np.array(variable))
-            figures = _validation_figures(recipe, model, side, validation)
+            figures = scores()
             if figures[t.monitor] > run.state["best_score"]:
                 run.state.update(best_score=figures[t.monitor], best_epoch=epoch)
                 run.save_best(learner)
@@ -201,10 +295,8 @@ def _descend(
                 variable.assign(value)
             line = {
                 "epoch": epoch,
-                "loss": round(float(np.average(losses, weights=sizes)), 4),
-                "train_accuracy": round(float(np.average(accuracies, weights=sizes)), 4),
-                "validation_uar": figures["uar"],
-                "validation_accuracy": figures["accuracy"],
+                **dict(zip(("loss", "train_accuracy"), means, strict=False)),
+                **{f"validation_{name}": value for name, value in figures.items()},
                 "seconds": round(time.monotonic() - started, 2),
             }
             with (out / "history.jsonl").open("a", encoding="utf-8") as history:
@@ -213,15 +305,15 @@ def _descend(
             run.save(learner)
             show(
                 epoch + 1,
-                f"loss {line['loss']:.3f}  validation UAR {line['validation_uar']:.3f} "
-                f"(best {t.monitor} {run.state['best_score']:.3f})",
+                f"loss {line['loss']:.3f}  validation {t.monitor} {figures[t.monitor]:.3f} "
+                f"(best {run.state['best_score']:.3f})",
             )
     run.tidy()
     learner.load_weights(out / run.state["best_weights"])
 
 
-def _compiled(recipe: Recipe, model: Any, run: RunState) -> Any:
-    """The network made ready for descent, as the last checkpoint left it where there is one."""
+def _compile(recipe: Recipe, model: Any, run: RunState) -> None:
+    """Make the network ready for descent, as the last checkpoint left it where there is one."""
     import keras
 
     t = recipe.training
@@ -238,8 +330,10 @@ def _compiled(recipe: Recipe, model: Any, run: RunState) -> Any:
     metrics: Any = ["accuracy"]
     weights = None
     if recipe.teacher.weight:
-        loss, metrics = {"logits": loss, "teacher": "mse"}, {"logits": metrics}
-        weights = {"logits": 1.0, "teacher": recipe.teacher.weight}
+        labelled = not recipe.teacher.alone
+        loss = {"teacher": imitation_error} | ({"logits": loss} if labelled else {})
+        weights = {"teacher": recipe.teacher.weight} | ({"logits": 1.0} if labelled else {})
+        metrics = {"logits": metrics} if labelled else None
     model.compile(
         optimizer=optimizer,
         loss=loss,
@@ -253,7 +347,6 @@ def _compiled(recipe: Recipe, model: Any, run: RunState) -> Any:
         for mine, theirs in pairs:
             for variable, value in zip(mine, theirs, strict=True):
                 variable.assign(value)
-    return model
 
 
 def _seed_dropout(model: Any, seed: int, epoch: int) -> None:
@@ -289,24 +382,53 @@ def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
     return model
 
 
+def _about(recipe: Recipe, model: Any, run: RunState) -> dict[str, Any]:
+    """What any run's ``metrics.json`` begins with."""
+    start = start_recipe(recipe)
+    return {
+        "system": recipe.system,
+        "protocol": recipe.split.protocol,
+        "fold": recipe.split.fold,
+        "seed": recipe.training.seed,
+        "n_parameters": int(model.count_params()),
+        "best_epoch": run.state["best_epoch"],
+        "epochs": run.state["epoch"],
+        "start": run_name(start) if start else None,
+    }
+
+
+def _finish(recipe: Recipe, model: Any, metrics: dict[str, Any], run: RunState) -> dict[str, Any]:
+    """Keep the network and what every run leaves behind."""
+    import keras
+
+    model.save(run.out / "model.keras")
+    write_json(run.out / "metrics.json", metrics)
+    about = {"backend": keras.backend.backend(), "seed": recipe.training.seed, "seconds": run.state["seconds"]}
+    write_json(run.out / "environment.json", run.state["environment"] | about | {"seconds": round(about["seconds"], 1)})
+    if (run.out / "history.jsonl").exists():
+        plots.history(run.out / "history.jsonl", run.out / "history.png")
+    run.finish()
+    return metrics
+
+
+def _report_imitation(recipe: Recipe, learner: Any, sides: dict[str, FeatureSet], run: RunState) -> dict[str, Any]:
+    """Of an encoder that names nothing: how well it imitates."""
+    bare = taught(build_system(recipe), learner.output["teacher"].shape[-1], alone=True)
+    bare.set_weights(learner.get_weights())
+    metrics = _about(recipe, bare, run) | {
+        "validation": {"imitated": run.state["best_score"]}, "refused": list(sides["validation"].refused)
+    }  # fmt: skip
+    return _finish(recipe, bare, metrics, run)
+
+
 def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunState) -> dict[str, Any]:
     """Score the chosen weights and write everything a run leaves behind.
 
     Returns:
         The content of ``metrics.json``.
     """
-    import keras
-
-    t, out = recipe.training, run.out
-    metrics: dict[str, Any] = {
-        "system": recipe.system,
-        "protocol": recipe.split.protocol,
-        "fold": recipe.split.fold,
-        "seed": t.seed,
-        "n_parameters": int(model.count_params()),
-        "best_epoch": run.state["best_epoch"],
-        "epochs": run.state["epoch"],
-    }
+    out = run.out
+    metrics = _about(recipe, model, run)
     if "fit" in run.state:
         metrics["fit"] = run.state["fit"]
     validation = sides["validation"]
@@ -342,16 +464,9 @@ def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunSta
     metrics["refused"] = list(validation.refused)
     bare = build_system(recipe)  # without the optimizer, which is twice the size of the weights
     bare.set_weights(model.get_weights())
-    bare.save(out / "model.keras")
     save_reference(recipe, sides, out)
     confusions = {corpus: figures["confusion"] for corpus, figures in metrics[scored[-1]].items()}
     write_json(out / "confusion.json", confusions)
     write_json(out / "predictions.json", predictions)
-    write_json(out / "metrics.json", metrics)
-    about = {"backend": keras.backend.backend(), "seed": t.seed, "seconds": round(run.state["seconds"], 1)}
-    write_json(out / "environment.json", run.state["environment"] | about)
     plots.confusion(confusions, out / "confusion.png")
-    if (out / "history.jsonl").exists():
-        plots.history(out / "history.jsonl", out / "history.png")
-    run.finish()
-    return metrics
+    return _finish(recipe, bare, metrics, run)

@@ -37,9 +37,15 @@ def history(lines: Path, path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     x = [e["epoch"] for e in epochs]
-    axes.plot(x, [e["train_accuracy"] for e in epochs], label="training accuracy, augmented windows")
-    axes.plot(x, [e["validation_uar"] for e in epochs], label="validation UAR")
-    axes.plot(x, [e["loss"] for e in epochs], ":", label="training loss")
+    shown = {
+        "train_accuracy": ("-", "training accuracy, augmented windows"),
+        "validation_uar": ("-", "validation UAR"),
+        "validation_imitated": ("-", "share of the teacher's variance, validation"),
+        "loss": (":", "training loss"),
+    }
+    for name, (style, label) in shown.items():
+        if name in epochs[0]:
+            axes.plot(x, [e[name] for e in epochs], style, label=label)
     axes.set(xlabel="epoch", ylim=(0, None))
     axes.legend()
     figure.savefig(path, dpi=110)

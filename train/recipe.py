@@ -29,7 +29,8 @@ class TrainingSettings:
         weight_decay: Decoupled (AdamW); 0 is plain Adam.
         label_smoothing: Share of the target spread over all labels.
         patience: Epochs without a better validation score before stopping; 0 always runs to the end.
-        monitor: Validation score that picks the epoch: ``accuracy`` (R1) or ``uar``.
+        monitor: Validation score that picks the epoch: ``accuracy`` (R1), ``uar``, or of a teacher alone ``imitated``,
+            the share of the variance of its frames.
         ema: Momentum of the running mean of the weights that is scored and kept instead of the last step's; 0 is off.
         seed: Of the initial weights, order and augmentation; random splits have their own.
         shuffle_labels: A control: deal the training labels out at random. Figures must come out at chance.
@@ -42,7 +43,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     patience: int = 15
-    monitor: Literal["accuracy", "uar"] = "accuracy"
+    monitor: Literal["accuracy", "uar", "imitated"] = "accuracy"
     ema: float = 0.0
     seed: int = 0
     shuffle_labels: bool = False
@@ -91,6 +92,8 @@ class Recipe:
         system: Key of `serkit.train.zoo.SYSTEMS`.
         labels: Emotions the model tells apart, in the order of its outputs.
         corpora: Corpus to the share of its training utterances that each epoch draws.
+        start: Recipe whose trained encoder this one starts from; it is trained first, beside this one, where it is not
+            finished. None by default.
         model: Options of the system's builder.
     """
 
@@ -98,6 +101,7 @@ class Recipe:
     system: str
     labels: tuple[str, ...] = RAVDESS_EMOTIONS
     corpora: dict[str, float] = field(default_factory=lambda: {"ravdess": 1.0})
+    start: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     frontend: FrontendSettings = field(default_factory=FrontendSettings)
     window: WindowSettings = field(default_factory=WindowSettings)
@@ -120,6 +124,8 @@ class Recipe:
                 "models are trained on log_mel without deltas: the speech gate, silence and augmentation know nothing "
                 "else; the front end computes the rest for programs of your own"
             )
+        if (self.training.monitor == "imitated") != self.teacher.alone:
+            raise SettingsError("monitor = 'imitated' and a teacher alone go together: nothing else can be monitored")
         if self.augment.time_mask_frames > self.window.input_frames:
             raise SettingsError(f"time_mask_frames is longer than the window's {self.window.input_frames} frames")
         if self.augment.mel_mask_bands > self.frontend.n_mels:
@@ -152,6 +158,7 @@ def override(
     recipe: Recipe,
     *,
     corpus: str | None = None,
+    start: str | None = None,
     split: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
 ) -> Recipe:
@@ -160,11 +167,14 @@ def override(
     Args:
         recipe: What to change.
         corpus: Train on this corpus alone, with its emotions as labels.
+        start: Recipe to start from.
         split: Fields of `SplitSettings`.
         training: Fields of `TrainingSettings`.
     """
     if corpus is not None:
         recipe = replace(recipe, corpora={corpus: 1.0}, labels=labels_of(corpus))
+    if start is not None:
+        recipe = replace(recipe, start=start)
     split = {k: v for k, v in (split or {}).items() if v is not None}
     training = {k: v for k, v in (training or {}).items() if v is not None}
     return replace(recipe, split=replace(recipe.split, **split), training=replace(recipe.training, **training))

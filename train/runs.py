@@ -128,7 +128,7 @@ def save_reference(recipe: Recipe, sides: dict[str, FeatureSet], out: Path) -> N
     np.savez(out / "reference.npz", **arrays)
 
 
-def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, list[str]]]]:
+def read_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, list[str]]]]:
     """The recipe, metrics and split of a finished run.
 
     Raises:
@@ -142,6 +142,18 @@ def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, lis
     except (OSError, json.JSONDecodeError) as error:
         raise SerkitError(f"{out}: not a finished run ({error}); `serkit train RECIPE --out {out}` makes one") from None
     return build(Recipe, config, str(out)), metrics, split
+
+
+def load_run(out: Path) -> tuple[Recipe, dict[str, Any], dict[str, dict[str, list[str]]]]:
+    """`read_run` of a network that names emotions.
+
+    Raises:
+        SerkitError: Not a finished run, or its network only imitates a teacher.
+    """
+    recipe, metrics, split = read_run(out)
+    if recipe.teacher.alone:
+        raise SerkitError(f"{out}: it imitates a teacher and names no emotion; train a recipe that starts from it")
+    return recipe, metrics, split
 
 
 def _part(out: Path, name: str) -> Path:
@@ -186,10 +198,11 @@ def load_trained(out: Path) -> Any:
 
 
 def learned_from(recipe: Recipe, split: dict[str, dict[str, list[str]]]) -> dict[str, list[str] | None]:
-    """Voices, and after a random split utterances, that trained a run or chose its epoch and temperature.
+    """Voices, and after a random split utterances, that trained a run, what it started from, or chose its epoch.
 
     Elsewhere a known voice is reason enough not to be scored on, so ``utterances`` is None: all of those voices'.
     """
     random = recipe.split.protocol.startswith("random")
-    both = {what: sorted({*split["train"][what], *split["validation"][what]}) for what in ("utterances", "voices")}
+    sides = [split[side] for side in ("train", "validation", "start") if side in split]
+    both = {what: sorted({x for side in sides for x in side[what]}) for what in ("utterances", "voices")}
     return {"voices": both["voices"], "utterances": both["utterances"] if random else None}

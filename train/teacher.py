@@ -1,10 +1,11 @@
-"""Learn from a large pretrained network: what it hears in a window is predicted beside the window's label.
+"""Learn from a large pretrained network: hear what it hears, before and beside learning to name emotions.
 
 A corpus of some twenty actors says little about what voices have in common. An encoder that was trained to write down
 hundreds of thousands of hours knows it: of the mean and deviation over time of one of its hidden layers, a linear
 classifier names the emotions of unseen speakers better than any small network here does on its own
-(``train/EXPERIMENTS.md``). So the small network gets a second output, for training alone, which predicts that mean and
-deviation, and learns features that others' voices share (knowledge distillation by hints: Romero et al. 2015).
+(``train/EXPERIMENTS.md``). So the small network's encoder learns to predict that layer, step by step, from the same
+speech (knowledge distillation by hints: Romero et al. 2015). That needs no labels: a recipe that imitates ``alone``
+makes an encoder of any speech, and other recipes ``start`` from it.
 
 The teacher is the encoder of Moonshine tiny (Jeffries et al. 2024; MIT): 8 million parameters, six transformer layers,
 a frame every 24 ms. The wheel of ``moonshine-voice`` 0.0.49 carries it. It hears each recording once, as it is; the
@@ -19,12 +20,15 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.errors import SettingsError
+from serkit.edge.frontend import FrontendSettings
+from serkit.edge.window import WindowSettings
+from serkit.train.augment import Cut
 from serkit.train.corpora import Utterance
 from serkit.train.features import FeatureSet, load_frames
 
@@ -44,19 +48,23 @@ class TeacherSettings:
     """What is learned from the teacher.
 
     Attributes:
-        weight: Of the squared error of the predicted statistics (in units of their own variance) beside the
-            cross-entropy; 0 is no teacher.
+        weight: Of the squared error of the imitated frames (in units of their own variance) beside the cross-entropy;
+            0 is no teacher.
         layer: Which of the encoder's layers, from 0.
+        alone: Imitate and nothing else, no label is looked at: an encoder for recipes that ``start`` from it.
     """
 
     weight: float = 0.0
-    layer: int = 2
+    layer: int = 1
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise SettingsError(f"weight is {self.weight}; it needs 0 (no teacher) or more")
         if not 0 <= self.layer < _N_LAYERS - 1:
             raise SettingsError(f"layer is {self.layer}; the teacher's are 0 to {_N_LAYERS - 2}")
+        if self.alone and not self.weight:
+            raise SettingsError("alone is true and weight 0: that learns nothing; give the teacher a weight")
 
 
 @lru_cache(maxsize=1)
@@ -115,60 +123,65 @@ def hear(utterances: Sequence[Utterance], settings: TeacherSettings, cache: Path
     return load_frames(utterances, what, SAMPLE_RATE, lambda x: hidden_layer(settings.layer)(x), cache)
 
 
-def statistics(frames: npt.NDArray[np.floating[Any]]) -> Array:
-    """Mean and standard deviation over time, ``(n, d)`` to ``(2 * d,)``."""
-    wide = frames.astype(np.float32)
-    return np.concatenate([wide.mean(axis=0), wide.std(axis=0)])
+class Scale(NamedTuple):
+    """Mean and standard deviation of each of the teacher's values, ``(d,)`` each."""
+
+    mean: Array
+    deviation: Array
+
+
+def scale_of(heard: FeatureSet) -> Scale:
+    """Over every frame of these recordings."""
+    n = sum(len(frames) for frames in heard.frames)
+    total = squares = np.zeros(heard.frames[0].shape[1])
+    for frames in heard.frames:
+        wide = frames.astype(np.float64)
+        total, squares = total + wide.sum(axis=0), squares + (wide**2).sum(axis=0)
+    mean = total / n
+    deviation = np.sqrt(np.maximum(0, squares / n - mean**2)) + 1e-3
+    return Scale(mean.astype(np.float32), deviation.astype(np.float32))
 
 
 class Lessons:
-    """The targets of any window of the training side, in units of their deviation over its utterances.
+    """What the teacher hears during each step of any window of some recordings.
 
     Args:
-        heard: The teacher's frames of each training utterance.
+        heard: Its frames of each of them.
+        scale: In which its values are said: that of the training side.
+        frontend: What the student's frames are.
+        window: What its windows are.
+        n_steps: Into how many steps its encoder divides them.
     """
 
-    def __init__(self, heard: FeatureSet) -> None:
-        self.heard = heard
-        whole = np.stack([statistics(f) for f in heard.frames])
-        self._mean, self._deviation = whole.mean(axis=0), whole.std(axis=0) + 1e-3
+    def __init__(
+        self,
+        heard: FeatureSet,
+        scale: Scale,
+        frontend: FrontendSettings,
+        window: WindowSettings,
+        n_steps: int,
+    ) -> None:
+        f = frontend
+        self.heard, self.scale = heard, scale
+        self._seconds_per_frame = f.hop_length / f.sample_rate
+        self._centre = 0.0 if f.padding == "center" else f.win_length / 2 / f.sample_rate
+        step = window.n_frames / n_steps
+        self._frames = (np.arange(n_steps) + 0.5) * step - 0.5  # the middle of each step
 
     @property
     def n_targets(self) -> int:
-        return len(self._mean)
+        return len(self.scale.mean)
 
-    def targets(self, row: int, start: float, end: float) -> Array:
-        """What the teacher heard in utterance ``row`` between two times, s: ``(n_targets,)``."""
+    def targets(self, row: int, cut: Cut) -> Array:
+        """What it heard of recording ``row`` at each step of a window: ``(n_steps, n_targets)``; outside, NaN."""
         frames = self.heard.frames[row]
-        first, last = ((t * SAMPLE_RATE - _CENTRE) / HOP_LENGTH for t in (start, end))
-        low = min(max(0, round(first)), len(frames) - 1)
-        part = frames[low : max(low + 1, round(last))]
-        return (statistics(part) - self._mean) / self._deviation
-
-
-def taught(model: Any, n_targets: int) -> Any:
-    """The same network with a second output, ``teacher``: linear in the features that its logits are linear in.
-
-    The layers are shared: training one trains the other.
-
-    Raises:
-        SettingsError: The network has no dense layer ``logits``.
-    """
-    import keras
-
-    def tapped(part: Any) -> tuple[Any, Any]:
-        decide = next((layer for layer in part.layers if layer.name == "logits"), None)
-        if not isinstance(decide, keras.layers.Dense):
-            raise SettingsError(f"{model.name} cannot learn from a teacher: its logits come from no dense layer")
-        return part.output, decide.input
-
-    names = [layer.name for layer in model.layers]
-    if "classify" in names:
-        classify = model.get_layer("classify")
-        logits, features = keras.Model(classify.input, tapped(classify), name="tapped")(
-            model.get_layer("encode").output
-        )
-    else:
-        logits, features = tapped(model)
-    said = keras.layers.Dense(n_targets, name="teacher")(features)
-    return keras.Model(model.input, {"logits": logits, "teacher": said}, name=f"{model.name}_taught")
+        seconds = (cut.start + cut.rate * self._frames) * self._seconds_per_frame + self._centre
+        position = (seconds * SAMPLE_RATE - _CENTRE) / HOP_LENGTH
+        last = len(frames) - 1
+        inside = np.clip(position, 0, last)
+        low = np.minimum(inside.astype(np.intp), max(0, last - 1))
+        weight = (inside - low).astype(np.float32)[:, None]
+        said = (1 - weight) * frames[low] + weight * frames[np.minimum(low + 1, last)]
+        said = (said - self.scale.mean) / self.scale.deviation
+        said[(position < -0.5) | (position > last + 0.5)] = np.nan
+        return np.asarray(said, np.float32)

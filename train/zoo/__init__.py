@@ -13,6 +13,7 @@ from typing import Any
 
 from serkit.train.zoo import (
     causal_cnn_bilstm,
+    causal_tdnn_bilstm,
     cnn,
     cnn_bilstm,
     densenet_lstm,
@@ -42,6 +43,7 @@ class System:
 
 SYSTEMS: dict[str, System] = {
     "causal-cnn-bilstm": System(causal_cnn_bilstm.build),
+    "causal-tdnn-bilstm": System(causal_tdnn_bilstm.build),
     "r1-cnn-bilstm": System(cnn_bilstm.build),
     "cnn": System(cnn.build),
     "lstm": System(lstm.build),

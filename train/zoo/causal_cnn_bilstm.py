@@ -17,12 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
-from serkit.train.zoo.layers import attention_pool
-
-_RANGE = float(np.log(10) * 60 / 10)  # 60 dB in the unit of log-mel values
+from serkit.train.zoo.layers import attention_pool, relative_level
 
 
 def context_frames(level_frames: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
@@ -83,11 +80,8 @@ def build(
             f"{n_frames} frames are not context_frames = {context} and a window of a multiple of {stride} frames"
         )
     inputs = keras.Input((n_frames, n_features), name="log_mel")
-    x = layers.Reshape((n_frames, n_features, 1))(inputs)
-    loudest = layers.MaxPooling2D((1, n_features))(x)
-    loudest = layers.MaxPooling2D((level_frames + 1, 1), strides=1)(loudest)
-    x = layers.Subtract()([layers.Cropping2D(((level_frames, 0), (0, 0)))(x), loudest])
-    x = layers.ReLU()(layers.Rescaling(1 / _RANGE, offset=1.0)(x))
+    x = relative_level(inputs, level_frames)
+    x = layers.Reshape((*x.shape[1:], 1))(x)
     for i, (n_filters, side, stride) in enumerate(zip(filters, kernels, strides, strict=True)):
         x = layers.Conv2D(n_filters, side, strides=(stride, 2), use_bias=False, name=f"conv{i + 1}")(x)
         x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i + 1}")(x))

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+_RANGE = float(np.log(10) * 60 / 10)  # 60 dB in the unit of log-mel values
+
 
 def convolution_blocks(x: Any, filters: Sequence[int], kernels: Sequence[int], dropout: float) -> Any:
     """R1's blocks, Conv2D, BatchNorm, ReLU, MaxPool 2 x 2, Dropout, on ``(batch, time, bands, channels)``."""
@@ -24,6 +26,27 @@ def convolution_blocks(x: Any, filters: Sequence[int], kernels: Sequence[int], d
         x = layers.MaxPooling2D(2)(x)
         x = layers.Dropout(dropout)(x)
     return x
+
+
+def relative_level(inputs: Any, level_frames: int) -> Any:
+    """Each frame against the loudest band of the last ``level_frames``: 1 is as loud, 0 is 60 dB below or less.
+
+    What a z-score over the window does elsewhere, but frames to come change nothing, and neither does a gain.
+
+    Args:
+        inputs: Log-mel, ``(batch, n_frames, bands)``.
+        level_frames: How many earlier frames set the level.
+
+    Returns:
+        ``(batch, n_frames - level_frames, bands)``.
+    """
+    n_frames, bands = inputs.shape[1:]
+    x = layers.Reshape((n_frames, bands, 1))(inputs)
+    loudest = layers.MaxPooling2D((1, bands))(x)
+    loudest = layers.MaxPooling2D((level_frames + 1, 1), strides=1)(loudest)
+    x = layers.Subtract()([layers.Cropping2D(((level_frames, 0), (0, 0)))(x), loudest])
+    x = layers.ReLU()(layers.Rescaling(1 / _RANGE, offset=1.0)(x))
+    return layers.Reshape((n_frames - level_frames, bands))(x)
 
 
 def attention_pool(x: Any) -> Any:
@@ -98,9 +121,25 @@ def three_channels(x: Any) -> list[Any]:
 
 @keras.saving.register_keras_serializable("serkit")
 class Functionals(layers.Layer):  # type: ignore[misc]
-    """Mean, mean absolute deviation, maximum and minimum over time, ``(batch, time, d)`` to ``(batch, 4 * d)``."""
+    """What a feature does over time, ``(batch, time, d)`` to ``(batch, len(parts) * d)``.
+
+    Args:
+        parts: Of ``mean``, mean absolute ``deviation``, ``maximum`` and ``minimum``, in this order.
+    """
+
+    def __init__(self, parts: Sequence[str] = ("mean", "deviation", "maximum", "minimum"), **options: Any) -> None:
+        super().__init__(**options)
+        self.parts = tuple(parts)
 
     def call(self, x: Any) -> Any:
         mean = ops.mean(x, axis=1, keepdims=True)
-        parts = [mean[:, 0], ops.mean(ops.abs(x - mean), axis=1), ops.max(x, axis=1), -ops.max(-x, axis=1)]
-        return ops.concatenate(parts, axis=-1)
+        known = {
+            "mean": lambda: mean[:, 0],
+            "deviation": lambda: ops.mean(ops.abs(x - mean), axis=1),
+            "maximum": lambda: ops.max(x, axis=1),
+            "minimum": lambda: -ops.max(-x, axis=1),
+        }
+        return ops.concatenate([known[part]() for part in self.parts], axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "parts": list(self.parts)}

@@ -1,0 +1,68 @@
+"""A network that learns from a teacher, or starts from one that did: what `serkit.train.teacher` says, in Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from serkit.edge.errors import SettingsError
+
+
+@keras.saving.register_keras_serializable("serkit")  # type: ignore[untyped-decorator]
+def imitation_error(said: Any, predicted: Any) -> Any:
+    """Mean squared error over what is known of the teacher's frames.
+
+    Args:
+        said: By the teacher, ``(batch, n_steps, d)``; NaN where it heard nothing.
+        predicted: By the student, same shape.
+
+    Returns:
+        ``(batch,)``; 0 for a window of which nothing is known.
+    """
+    known = ops.isfinite(said)
+    errors = ops.square(ops.where(known, said, predicted) - predicted)
+    n = ops.sum(ops.cast(known, errors.dtype), axis=(1, 2))
+    return ops.sum(errors, axis=(1, 2)) / ops.maximum(n, 1.0)
+
+
+def n_steps(model: Any) -> int:
+    """Into how many steps a network's encoder divides a window.
+
+    Raises:
+        SettingsError: It has no encoder.
+    """
+    if "encode" not in {layer.name for layer in model.layers}:
+        raise SettingsError(f"{model.name} cannot learn from a teacher: it is not heard hop by hop")
+    return int(model.get_layer("encode").output.shape[1])
+
+
+def taught(model: Any, n_targets: int, *, alone: bool = False) -> Any:
+    """The same network with another output, ``teacher``, linear in its encoder's features; ``alone``, with that only.
+
+    The layers are shared: training one trains the other.
+    """
+    features = model.get_layer("encode")(model.input)
+    outputs = {"teacher": layers.Dense(n_targets, name="teacher")(features)}
+    if not alone:
+        outputs["logits"] = model.get_layer("classify")(features)
+    return keras.Model(model.input, outputs, name=f"{model.name}_taught")
+
+
+def begin(learner: Any, trained: Any) -> None:
+    """Give a network the encoder of a trained one and, where both learn from a teacher, what it says of it.
+
+    Raises:
+        SettingsError: They do not fit.
+    """
+    mine, theirs = ({part.name: part for part in model.layers} for model in (learner, trained))
+    shapes = [[tuple(w.shape) for w in m["encode"].weights] if "encode" in m else [] for m in (mine, theirs)]
+    if not shapes[0] or shapes[0] != shapes[1]:
+        raise SettingsError(
+            f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system "
+            "and [model]"
+        )
+    for name in ("encode", "teacher"):
+        if name in mine and name in theirs:
+            mine[name].set_weights(theirs[name].get_weights())
