@@ -129,6 +129,8 @@ def _info(
     recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], training: dict[str, Any], format: str, name: str
 ) -> dict[str, Any]:
     values = recipe.to_dict()
+    first = split.get("start", {"utterances": []})["utterances"]
+    corpora = dict.fromkeys([*recipe.corpora, *(key.partition("/")[0] for key in first)])
     scores = {
         side: {
             corpus: {
@@ -161,10 +163,8 @@ def _info(
         "temperature": metrics["temperature"],
         "n_parameters": metrics["n_parameters"],
         "seed": metrics["seed"],
-        "teacher": {"title": TITLE, "licence": LICENCE, "layer": recipe.teacher.layer}
-        if recipe.teacher.weight
-        else None,
-        "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in recipe.corpora},
+        "teacher": {"title": TITLE, "licence": LICENCE} if metrics["taught"] else None,
+        "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in corpora},
         "split": values["split"],
         "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
         "learned_from": learned_from(recipe, split),

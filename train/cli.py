@@ -67,6 +67,7 @@ def prepare_keras(backend: str | None = None) -> None:
 @click.option("--fold", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--start", help="Recipe whose trained encoder this one starts from, instead of the recipe's.")
 @click.option("--data-parallel", is_flag=True, help="Share each batch over all GPUs of this machine; needs JAX.")
 @click.option(
     "--backend",
@@ -83,6 +84,7 @@ def train(
     fold: int | None,
     seed: int | None,
     epochs: int | None,
+    start: str | None,
     data_parallel: bool,
     backend: str | None,
     as_json: bool,
@@ -109,6 +111,7 @@ def train(
     chosen = override(
         read_recipe(recipe),
         corpus=corpus,
+        start=start,
         split={"protocol": protocol, "fold": fold},
         training={"seed": seed, "epochs": epochs},
     )
@@ -119,6 +122,10 @@ def train(
     metrics = run(chosen, data, out)
     if as_json:
         click.echo(json.dumps({"schema": 1, "run": str(out), **metrics}))
+        return
+    if chosen.teacher.alone:
+        click.echo(f"validation  {100 * metrics['validation']['imitated']:.1f} % of the teacher's variance")
+        click.echo(f"{out}: an encoder for recipes that say start = '{recipe}'")
         return
     for side in ("validation", "test"):
         for corpus, figures in metrics.get(side, {}).items():
@@ -137,6 +144,7 @@ def train(
 @click.option("--folds", help="Such as 0,3; all that the protocol has by default (of random splits, 0).")
 @click.option("--seeds", default="0,1,2", show_default=True, help="Training seeds.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's: a smaller schedule, which rows say.")
+@click.option("--start", help="Recipe whose trained encoder they start from, instead of the recipe's.")
 @click.option("--workers", type=click.IntRange(1), help="Runs at a time on this machine; as many as cores by default.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores of each run.")
 @click.option("--gpus-per-run", type=click.FloatRange(0), default=0.0, show_default=True, help="0.1: ten share a GPU.")
@@ -153,6 +161,7 @@ def sweep(
     folds: str | None,
     seeds: str,
     epochs: int | None,
+    start: str | None,
     workers: int | None,
     threads: int,
     gpus_per_run: float,
@@ -182,7 +191,11 @@ def sweep(
         raise click.UsageError("--ensemble averages seeds; give two or more with --seeds")
     planned: dict[str, Any] = {}
     for name in recipes:
-        chosen = override(read_recipe(name), corpus=corpus, split={"protocol": protocol}, training={"epochs": epochs})
+        chosen = override(
+            read_recipe(name), corpus=corpus, start=start, split={"protocol": protocol}, training={"epochs": epochs}
+        )
+        if chosen.teacher.alone:
+            raise click.UsageError(f"{name} names no emotion, so there is nothing to compare; use `serkit train`")
         if chosen.split.protocol == "ship-test":
             raise click.UsageError(
                 f"{name}: ship-test keeps its test speakers back; give another --protocol, or use `serkit train`"

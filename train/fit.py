@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serkit.edge.errors import SettingsError
+from serkit.edge.errors import CorpusError, SettingsError
 from serkit.edge.window import normalise
 from serkit.train import plots
 from serkit.train.augment import AugmentSettings, Cut, augmented_window, noise_library, speech_span
@@ -24,7 +24,7 @@ from serkit.train.environment import environment
 from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import fit_temperature, score
-from serkit.train.recipe import Recipe, read_recipe
+from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import (
     RunState,
     load_trained,
@@ -67,7 +67,7 @@ def load_sides(
     }
     if start:
         listed["start"] = _heard_by(start)
-        check_unseen(split, None, listed["start"]["voices"])
+        _check_start(split, start.name, listed["start"]["voices"])
     path = out / "split.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != listed:
         raise SettingsError(
@@ -100,12 +100,13 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     if run.state.get("finished"):
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
-    start = _start_of(recipe, data, out, cache)
     import keras
+
+    split = split_for(recipe, data)
+    start = _start_of(recipe, split, data, out, cache)
 
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
-    split = split_for(recipe, data)
     sides = load_sides(split, recipe, data, out, cache, start)
     if recipe.training.shuffle_labels:
         sides["train"] = _shuffled(sides["train"], recipe.training.seed)
@@ -135,31 +136,26 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     return report(recipe, model, sides, run)
 
 
-def start_recipe(recipe: Recipe) -> Recipe | None:
-    """The recipe whose run this one starts from.
-
-    Raises:
-        SettingsError: There is no such recipe, or it starts from this one in the end.
-    """
-    if recipe.start is None:
-        return None
-    first, seen = read_recipe(recipe.start), [recipe.start]
-    while (name := read_recipe(seen[-1]).start) is not None:
-        if name in seen:
-            raise SettingsError(f"recipe {recipe.name} starts from {name}, which starts from itself; break the circle")
-        seen.append(name)
-    return first
-
-
-def _start_of(recipe: Recipe, data: Path, out: Path, cache: Path | None) -> Path | None:
+def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path | None) -> Path | None:
     """The finished run that this one starts from; trained now where it is not."""
-    first = start_recipe(recipe)
-    if first is None:
-        return None
-    path = out.parent / run_name(first)
-    if not RunState(path).state.get("finished"):
-        train(first, data, path, cache)
-    return path
+    for first in lineage(recipe)[1:2]:
+        path = out.parent / run_name(first)
+        if not RunState(path).state.get("finished"):
+            planned = split_for(first, data)  # before hours of work, not after them
+            _check_start(split, path.name, voices([*planned.train, *planned.validation]))
+            train(first, data, path, cache)
+        return path
+    return None
+
+
+def _check_start(split: Split, name: str, heard: Iterable[str]) -> None:
+    try:
+        check_unseen(split, None, heard)
+    except CorpusError as error:
+        raise SettingsError(
+            f"{name}, which this run would start from, heard a speaker that tests it ({str(error).partition(',')[0]}); "
+            "start from a recipe that leaves this corpus out (--start)"
+        ) from None
 
 
 def _heard_by(run: Path) -> dict[str, list[str]]:
@@ -384,7 +380,7 @@ def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
 
 def _about(recipe: Recipe, model: Any, run: RunState) -> dict[str, Any]:
     """What any run's ``metrics.json`` begins with."""
-    start = start_recipe(recipe)
+    line = lineage(recipe)
     return {
         "system": recipe.system,
         "protocol": recipe.split.protocol,
@@ -393,7 +389,8 @@ def _about(recipe: Recipe, model: Any, run: RunState) -> dict[str, Any]:
         "n_parameters": int(model.count_params()),
         "best_epoch": run.state["best_epoch"],
         "epochs": run.state["epoch"],
-        "start": run_name(start) if start else None,
+        "start": run_name(line[1]) if line[1:] else None,
+        "taught": any(r.teacher.weight for r in line),
     }
 
 

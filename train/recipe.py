@@ -154,6 +154,20 @@ def read_recipe(path: str | Path) -> Recipe:
     return build(Recipe, {"name": file.stem} | read_toml(file, "recipe"), f"recipe {path}")
 
 
+def lineage(recipe: Recipe) -> list[Recipe]:
+    """The recipe, the one that it starts from, the one that that starts from, and so on.
+
+    Raises:
+        SettingsError: One of them does not exist, or they run in a circle.
+    """
+    line = [recipe]
+    while (name := line[-1].start) is not None:
+        if name in [r.start for r in line[:-1]]:
+            raise SettingsError(f"recipe {recipe.name} starts from {name}, which starts from itself; break the circle")
+        line.append(read_recipe(name))
+    return line
+
+
 def override(
     recipe: Recipe,
     *,

@@ -243,6 +243,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "control": "shuffled labels" if first.recipe.training.shuffle_labels else None,
         "options": first.recipe.model if first.recipe.system != "ensemble" else {},
         "complete": all(r.complete for r in repetitions.values()),
+        "start": first.recipe.start,
         "epochs": first.recipe.training.epochs if SYSTEMS[first.recipe.system].fit is None else None,
         "n_utterances": len({u.key for r in repetitions.values() for u in r.utterances}),
         "n_parameters": first.metrics["n_parameters"],
@@ -294,6 +295,8 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
     random = recipe.split.protocol.startswith("random")
     if (random and folds != [0]) or (not random and folds != list(range(len(folds)))):
         words += ["--folds", ",".join(map(str, folds))]
+    if recipe.start is not None and recipe.start != original.start:
+        words += ["--start", recipe.start]
     if recipe.training.epochs != original.training.epochs:
         words += ["--epochs", str(recipe.training.epochs)]
     words += ["--seeds", ",".join(map(str, seeds))]

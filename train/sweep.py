@@ -17,7 +17,7 @@ from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.settings import build
 from serkit.train.corpora import read_corpus
 from serkit.train.features import load_features
-from serkit.train.recipe import Recipe
+from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import RunState, run_name
 from serkit.train.splits import n_folds
 from serkit.train.teacher import hear
@@ -113,6 +113,7 @@ def sweep(
     if address is not None and address != "auto":
         _reach(address)
     outs = [runs / run_name(r) for r in recipes]
+    first = {runs / run_name(r): r for recipe in recipes for r in lineage(recipe)[1:2]}
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
     quiet |= {"OMP_NUM_THREADS": str(threads), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     kept = {k: os.environ[k] for k in ("SERKIT_CACHE",) if k in os.environ}
@@ -132,13 +133,12 @@ def sweep(
     console = Console(stderr=True)
     failed: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        task = ray.remote(num_cpus=threads, num_gpus=gpus_per_run, max_retries=1)(_train)
+    task = ray.remote(num_cpus=threads, num_gpus=gpus_per_run, max_retries=1)(_train)
+
+    def run(jobs: dict[Path, Recipe]) -> None:
         waiting = {
-            task.remote(r.to_dict(), str(data.resolve()), str(out.resolve()), backend): out
-            for r, out in zip(recipes, outs, strict=True)
+            task.remote(r.to_dict(), str(data.resolve()), str(out.resolve()), backend): out for out, r in jobs.items()
         }
-        console.print(f"{len(waiting)} runs in {runs}; interrupted, the same command goes on", highlight=False)
         with Progress(*columns, console=console, transient=True) as progress:
             shown = progress.add_task("runs", total=len(waiting))
             while waiting:
@@ -157,6 +157,12 @@ def sweep(
                     words = "  ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in result["uar"].items())
                 console.print(f"{out.name}  {words}", highlight=False, soft_wrap=True)
                 progress.advance(shown)
+
+    try:
+        console.print(f"{len(outs)} runs in {runs}; interrupted, the same command goes on", highlight=False)
+        run({out: r for out, r in first.items() if not RunState(out).state.get("finished")})
+        if not failed:
+            run(dict(zip(outs, recipes, strict=True)))
     finally:
         ray.shutdown()
     if failed:

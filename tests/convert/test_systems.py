@@ -26,9 +26,12 @@ pytestmark = pytest.mark.slow
 
 CAUSAL = {"level_frames": 32, "filters": [4, 4], "kernels": [5, 3], "strides": [2, 2], "lstm_units": 8}
 
+TDNN = {"level_frames": 32, "filters": [6, 8], "bottleneck": 4, "dilations": [1, 2], "project": 6, "lstm_units": 8}
+
 #: What makes each system small: frames of a window, mel bands, options of its builder. A name may say more in brackets.
 SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
     "causal-cnn-bilstm": (72, 24, CAUSAL),
+    "causal-tdnn-bilstm": (72, 24, TDNN),
     "r1-cnn-bilstm": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "lstm_units": 8, "dense_units": [8]}),
     "cnn": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}),
     "lstm": (32, 16, {"lstm_units": 8, "dense_units": [8]}),
@@ -50,7 +53,8 @@ SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
 }  # fmt: skip
 
 #: What the window of a system with an encoder needs.
-ENCODED: dict[str, Any] = {"context_frames": 37, "normalisation": "none", "range_db": 0.0}
+ENCODED: dict[str, Any] = {"normalisation": "none", "range_db": 0.0}
+CONTEXT = {"causal-tdnn-bilstm": 61}  # the others': 37
 
 #: Largest |dp| of a window by format.
 LARGEST = {"float32": 1e-5, "float16": 2e-2, "dynamic": 0.15, "int8": 0.5}
@@ -80,13 +84,13 @@ def test_a_system_converts_and_listens(
 ) -> None:
     n_frames, n_mels, options = SMALL[name]
     system = name.partition(" ")[0]
-    encoded = "causal" in str((name, options))
+    encoded = ENCODED | {"context_frames": CONTEXT.get(system, 37)} if "causal" in str((name, options)) else {}
     recipe = Recipe(
         name=system,
         system=system,
         labels=("neutral", "happy", "angry", "fearful"),
         frontend=FrontendSettings(n_mels=n_mels, n_fft=1024),
-        window=WindowSettings(n_frames=n_frames, hop_frames=24, **(ENCODED if encoded else {})),
+        window=WindowSettings(n_frames=n_frames, hop_frames=24, **encoded),
         split=SplitSettings(protocol="speaker-independent"),
         training=TrainingSettings(epochs=2, learning_rate=3e-3),
         model=options,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +10,21 @@ import pytest
 
 from serkit.convert.bundle import convert_run
 from serkit.edge.bundle import read_bundle
-from serkit.edge.errors import SettingsError
+from serkit.edge.errors import SerkitError, SettingsError
+from serkit.edge.frontend import FrontendSettings
+from serkit.edge.window import WindowSettings
+from serkit.train import recipe as recipes
 from serkit.train import teacher
+from serkit.train.augment import Cut
 from serkit.train.corpora import read_corpus
 from serkit.train.epochs import Epochs
+from serkit.train.evaluate import evaluate
 from serkit.train.features import FeatureSet
 from serkit.train.fit import build_system, train
-from serkit.train.recipe import Recipe, override, read_recipe
+from serkit.train.recipe import Recipe, lineage, override, read_recipe
 from serkit.train.runs import load_run, load_trained
-from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, taught
+from serkit.train.student import begin, imitation_error, n_steps, taught
+from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, scale_of
 
 
 @pytest.fixture
@@ -24,40 +32,81 @@ def recipe(tiny_recipe: Path) -> Recipe:
     return replace(read_recipe(tiny_recipe), teacher=TeacherSettings(weight=1.0))
 
 
-def test_targets_are_what_was_heard_between_two_times() -> None:
-    seconds = HOP_LENGTH / SAMPLE_RATE
-    heard = [np.repeat(np.arange(50.0) + shift, 3).reshape(50, 3) for shift in (0, 10, 30)]
-    lessons = Lessons(FeatureSet((), tuple(f.astype(np.float16) for f in heard), ()))
-    assert lessons.n_targets == 6
-    mean, deviation = np.mean([24.5, 34.5, 54.5]), np.std([24.5, 34.5, 54.5]) + 1e-3
-    t = lessons.targets(1, 20 * seconds, 30 * seconds)
-    assert t.dtype == np.float32
-    # frames 19 to 28: the first one's centre is 1.16 hops behind the recording's beginning
-    assert t[:3] == pytest.approx((10 + np.mean(np.arange(19, 29)) - mean) / deviation, abs=1e-3)
-    for start, end in ((-3, -2), (8, 9), (0.5, 0.5)):  # before it, behind it, no time at all
-        assert np.isfinite(lessons.targets(0, start, end)).all()
-    assert np.allclose(lessons.targets(2, -9, 99), (lessons.targets(0, -9, 99) + 30 / deviation * np.eye(6)[:3].sum(0)))
+@pytest.fixture
+def imitation(tiny_recipe: Path, tmp_path: Path) -> Path:
+    """The recipe of an encoder that imitates alone and hears nobody of ship-test."""
+    path = tmp_path / "imitation.toml"
+    path.write_text(tiny_recipe.read_text() + 'monitor = "imitated"\n[teacher]\nweight = 1.0\nalone = true\n')
+    return path
 
 
-@pytest.mark.parametrize("name", ["serkit", "r1", "light-sernet"])
-def test_the_student_learns_as_it_is_taught(name: str) -> None:
+def test_targets_are_what_was_heard_at_each_step() -> None:
+    ramp = [np.repeat(np.arange(100.0) + shift, 3).reshape(100, 3).astype(np.float16) for shift in (0, 10, 30)]
+    heard = FeatureSet((), tuple(ramp), ())
+    scale = scale_of(heard)
+    every = np.concatenate([np.arange(100.0) + shift for shift in (0, 10, 30)])
+    assert scale.mean == pytest.approx(every.mean(), abs=1e-3)
+    assert scale.deviation == pytest.approx(every.std(), abs=0.01)
+    window = WindowSettings(n_frames=48, hop_frames=12, context_frames=20)
+    for padding, ahead in (("none", 200), ("center", 0)):  # samples from a frame's beginning to its middle
+        lessons = Lessons(heard, scale, FrontendSettings(padding=padding), window, n_steps=12)
+        said = lessons.targets(1, Cut(start=100.0, rate=1.5)) * scale.deviation + scale.mean
+        assert said.shape == (12, lessons.n_targets) == (12, 3)
+        middles = 100 + 1.5 * (1.5 + 4 * np.arange(12))  # frames of the recording, 10 ms each
+        expected = 10 + (middles * 160 + ahead - 447) / HOP_LENGTH
+        assert np.allclose(said[:, 0], expected, atol=1e-3)
+    before = lessons.targets(0, Cut(start=-24.0, rate=1.0))
+    known = np.isfinite(before).all(axis=1)
+    assert not np.isfinite(before[:6]).any()
+    assert known[8:].all()
+    assert not np.isfinite(lessons.targets(0, Cut(start=1e6, rate=1.0))).any()
+
+
+def test_what_is_not_known_is_no_error() -> None:
+    said = np.zeros((3, 4, 2), np.float32)
+    said[0, 2:] = said[1] = np.nan
+    predicted = np.ones((3, 4, 2), np.float32)
+    predicted[0, 0] = 3.0
+    assert np.asarray(imitation_error(said, predicted)).tolist() == [5.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["serkit", "serkit-tdnn"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_student_learns_as_it_is_taught(name: str, alone: bool) -> None:
     model = build_system(read_recipe(name))
-    learner = taught(model, 10)
+    learner = taught(model, 10, alone=alone)
     x = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     said = learner.predict(x, verbose=0)
-    assert np.allclose(said["logits"], model.predict(x, verbose=0), atol=1e-5)
-    assert said["teacher"].shape == (4, 10)
-    extra = {v.path for v in learner.trainable_variables} - {v.path for v in model.trainable_variables}
-    assert {path.split("/")[0] for path in extra} == {"teacher"}
-    learner.compile("sgd", loss={"logits": "mse", "teacher": "mse"}, loss_weights={"logits": 0.0, "teacher": 1.0})
-    before = model.get_weights()
-    learner.train_on_batch(x, {"logits": said["logits"], "teacher": np.ones((4, 10))})
-    assert any(not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert set(said) == {"teacher"} | (set() if alone else {"logits"})
+    assert said["teacher"].shape == (4, n_steps(model), 10)
+    if not alone:
+        assert np.allclose(said["logits"], model.predict(x, verbose=0), atol=1e-5)
+    learner.compile("sgd", loss={"teacher": imitation_error} | ({} if alone else {"logits": "mse"}))
+    targets = {key: np.ones_like(value) for key, value in said.items()}
+    targets["teacher"][:, ::2] = np.nan
+    encoder = model.get_layer("encode").get_weights()
+    assert np.isfinite(learner.train_on_batch(x, targets)).all()
+    assert all(np.isfinite(w).all() for w in learner.get_weights())
+    assert any(not np.array_equal(a, b) for a, b in zip(encoder, model.get_layer("encode").get_weights(), strict=True))
 
 
-def test_a_network_without_one_last_layer_cannot_be_taught() -> None:
-    with pytest.raises(SettingsError, match="r3_multiscale_lstm cannot learn from a teacher"):
-        taught(build_system(read_recipe("r3-multiscale")), 10)
+def test_a_network_without_an_encoder_cannot_be_taught() -> None:
+    with pytest.raises(SettingsError, match="cnn_bilstm cannot learn from a teacher: it is not heard hop by hop"):
+        n_steps(build_system(read_recipe("r1")))
+
+
+def test_an_encoder_and_what_it_says_are_taken_over() -> None:
+    recipe = read_recipe("serkit-tdnn")
+    first = taught(build_system(recipe), 10, alone=True)
+    model = build_system(recipe)
+    learner = taught(model, 10)
+    begin(learner, first)
+    x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
+    assert np.allclose(learner.predict(x, verbose=0)["teacher"], first.predict(x, verbose=0)["teacher"], atol=1e-5)
+    begin(build_system(recipe), first)  # and of one that learns from nobody, the encoder alone
+    for other in ("serkit", "r1"):
+        with pytest.raises(SettingsError, match="its encoder is another one; give both the same system"):
+            begin(build_system(read_recipe(other)), first)
 
 
 def test_the_teacher_hears_frames_and_no_end_of_a_recording_is_too_short(speech: np.ndarray) -> None:
@@ -78,13 +127,29 @@ def test_without_the_teacher_the_cache_is_enough(corpus: Path, tmp_path: Path, m
     again = hear(utterances, TeacherSettings(), tmp_path)
     assert all(np.array_equal(a, b) for a, b in zip(first.frames, again.frames, strict=True))
     with pytest.raises(SettingsError, match=r"not installed; pip install 'serkit\[teacher\]'"):
-        hear(utterances, TeacherSettings(layer=1), tmp_path)
+        hear(utterances, TeacherSettings(layer=2), tmp_path)
 
 
-@pytest.mark.parametrize(("values", "message"), [({"weight": -1}, "weight is -1"), ({"layer": 5}, "are 0 to 4")])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"weight": -1}, "weight is -1"), ({"layer": 5}, "are 0 to 4"), ({"alone": True}, "that learns nothing")],
+)
 def test_settings_out_of_range_are_named(values: dict[str, float], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         TeacherSettings(**values)  # type: ignore[arg-type]
+
+
+def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [r.name for r in lineage(read_recipe("serkit-tdnn"))] == ["serkit-tdnn", "imitate"]
+    assert override(read_recipe("serkit-tdnn"), start="imitate-ravdess").start == "imitate-ravdess"
+    with pytest.raises(SettingsError, match="no recipe nowhere"):
+        lineage(replace(read_recipe(tiny_recipe), start="nowhere"))
+    chain = {"a": "b", "b": "a"}
+    monkeypatch.setattr(recipes, "read_recipe", lambda name: replace(read_recipe(tiny_recipe), start=chain[name]))
+    with pytest.raises(SettingsError, match="which starts from itself; break the circle"):
+        lineage(replace(read_recipe(tiny_recipe), start="a"))
+    with pytest.raises(SettingsError, match="monitor = 'imitated' and a teacher alone go together"):
+        replace(read_recipe(tiny_recipe), teacher=TeacherSettings(weight=1.0, alone=True))
 
 
 @pytest.mark.slow
@@ -116,6 +181,41 @@ def test_a_taught_run_leaves_the_student_alone_and_goes_on_where_it_stopped(
     untaught = replace(short, teacher=TeacherSettings())
     train(untaught, corpus, tmp_path / "untaught")
     assert not np.allclose(load_trained(tmp_path / "untaught").get_weights()[0], kept[0], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_an_encoder_that_imitates(
+    tiny_recipe: Path, imitation: Path, corpus: Path, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    recipe = override(read_recipe(tiny_recipe), start=str(imitation), training={"epochs": 1, "learning_rate": 1e-9})
+    train(recipe, corpus, runs / "run")
+    first = runs / "imitation-ravdess-ship-test-0-0"  # trained beside it, because it was not there
+    metrics = json.loads((first / "metrics.json").read_text())
+    lines = [json.loads(line) for line in (first / "history.jsonl").read_text().splitlines()]
+    assert lines[-1]["validation_imitated"] > lines[0]["validation_imitated"]
+    assert metrics["validation"]["imitated"] == max(line["validation_imitated"] for line in lines)
+    assert (first / "history.png").exists()
+    mine, theirs = (load_trained(run).get_layer("encode").get_weights() for run in (runs / "run", first))
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(mine[:1], theirs[:1], strict=True))
+    assert load_run(runs / "run")[1]["taught"]
+    with pytest.raises(SerkitError, match="it imitates a teacher and names no emotion; train a recipe that starts"):
+        load_run(first)
+
+    heard = json.loads((runs / "run" / "split.json").read_text())["start"]
+    split = json.loads((first / "split.json").read_text())
+    assert heard["voices"] == sorted({*split["train"]["voices"], *split["validation"]["voices"]})
+    convert_run(runs / "run", "float32", tmp_path / "started.tflite")
+    info = read_bundle(str(tmp_path / "started.tflite")).info
+    assert set(heard["voices"]) <= set(info["learned_from"]["voices"])
+    assert info["teacher"]["licence"] == "MIT"
+    evaluate(run=runs / "run", model=None, data=corpus, corpus="ravdess", protocol="ship-test")
+
+    shutil.rmtree(first)
+    fold = override(recipe, split={"protocol": "speaker-independent", "fold": 1})
+    with pytest.raises(SettingsError, match=r"heard a speaker that tests it .*start from a recipe that leaves"):
+        train(fold, corpus, runs / "leak")
+    assert not first.exists()  # refused before the work, not after it
 
 
 def test_what_is_fitted_at_once_has_no_teacher(corpus: Path, tmp_path: Path) -> None:
