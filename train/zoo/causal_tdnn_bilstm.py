@@ -52,7 +52,7 @@ def build(
     bottleneck: int = 64,
     dilations: Sequence[int] = (1, 1, 2, 2, 4),
     pool: int = 4,
-    project: int = 64,
+    project: int = 48,
     lstm_units: int = 64,
     dropout: float = 0.2,
     dense_dropout: float = 0.3,
