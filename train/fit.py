@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serkit.edge.errors import CorpusError, SettingsError
-from serkit.edge.window import normalise
 from serkit.train import plots
-from serkit.train.augment import AugmentSettings, Cut, augmented_window, noise_library, speech_span
+from serkit.train.augment import AugmentSettings, noise_library
 from serkit.train.corpora import read_corpus
 from serkit.train.environment import environment
 from serkit.train.epochs import Epochs, learning_rate
@@ -36,8 +35,7 @@ from serkit.train.runs import (
 )
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, check_unseen, make_split, voices
-from serkit.train.student import begin, imitation_error, n_steps, taught
-from serkit.train.teacher import Lessons, hear, scale_of
+from serkit.train.student import Scores, begin, imitation_error, imitation_scores, lessons_of, taught
 from serkit.train.zoo import SYSTEMS, is_encoded
 
 
@@ -104,7 +102,6 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
 
     split = split_for(recipe, data)
     start = _start_of(recipe, split, data, out, cache)
-
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
     sides = load_sides(split, recipe, data, out, cache, start)
@@ -115,7 +112,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
     if SYSTEMS[recipe.system].fit is None:
-        lessons = _lessons(recipe, model, split, sides, cache) if recipe.teacher.weight else {}
+        lessons = lessons_of(recipe, model, split, sides, cache) if recipe.teacher.weight else {}
         learner = model
         if lessons:
             learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
@@ -125,7 +122,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
         _compile(recipe, learner, run)
         if recipe.teacher.alone:
-            scores = _imitation(recipe, learner, sides["validation"], lessons["validation"])
+            scores = imitation_scores(recipe, learner, sides["validation"], lessons["validation"])
         else:
             scores = _answers(recipe, model, sides["validation"], validation)
         _descend(recipe, learner, epochs, scores, run, console)
@@ -140,9 +137,9 @@ def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path |
     """The finished run that this one starts from; trained now where it is not."""
     for first in lineage(recipe)[1:2]:
         path = out.parent / run_name(first)
-        if not RunState(path).state.get("finished"):
-            planned = split_for(first, data)  # before hours of work, not after them
-            _check_start(split, path.name, voices([*planned.train, *planned.validation]))
+        planned = split_for(first, data)  # before hours of work, not after them
+        _check_start(split, path.name, voices([*planned.train, *planned.validation]))
+        if not open_run(first, path).state.get("finished"):
             train(first, data, path, cache)
         return path
     return None
@@ -165,16 +162,6 @@ def _heard_by(run: Path) -> dict[str, list[str]]:
     return {what: sorted({x for side in sides for x in side[what]}) for what in ("utterances", "voices")}
 
 
-def _lessons(
-    recipe: Recipe, model: Any, split: Split, sides: dict[str, FeatureSet], cache: Path | None
-) -> dict[str, Lessons]:
-    """The teacher's, for the training and the validation side, in the scale of the first."""
-    heard = hear([*split.train, *split.validation, *split.test], recipe.teacher, cache)
-    scale = scale_of(heard.select(sides["train"].utterances))
-    about = recipe.frontend, recipe.window, n_steps(model)
-    return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
-
-
 def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
     """The same recordings with each other's labels."""
     order = np.random.default_rng(seed).permutation(len(side.utterances))
@@ -187,9 +174,6 @@ def _validation_figures(recipe: Recipe, model: Any, side: FeatureSet, windows: W
     return score(side.utterances, probabilities, recipe.labels)
 
 
-Scores = Callable[[], dict[str, float]]
-
-
 def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> Scores:
     """How well a side's emotions are named."""
 
@@ -200,32 +184,15 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
     return scores
 
 
-def _imitation(recipe: Recipe, learner: Any, side: FeatureSet, lessons: Lessons) -> Scores:
-    """How much of the teacher's variance is said rightly, over the first window of each utterance's speech."""
-    r, nothing = recipe, AugmentSettings()
-    windows, said = [], []
-    for row, stored in enumerate(side.frames):
-        frames = stored.astype(np.float32)
-        cut = Cut(float(speech_span(frames, r.frontend)[0]), 1.0)
-        rng = np.random.default_rng(0)
-        windows.append(augmented_window(frames, cut, r.window, nothing, r.frontend, (), rng))
-        said.append(lessons.targets(row, cut))
-    inputs, targets = normalise(np.stack(windows), r.window), np.stack(said)
-
-    def scores() -> dict[str, float]:
-        predicted = learner.predict(inputs, batch_size=64, verbose=0)["teacher"]
-        return {"imitated": round(1 - float(np.nanmean((predicted - targets) ** 2)), 4)}
-
-    return scores
-
-
 def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
     """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
     fit = SYSTEMS[recipe.system].fit
     assert fit is not None
-    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
+    taught_or_started = recipe.teacher.weight or recipe.start
+    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or taught_or_started:
         raise SettingsError(
-            f"{recipe.system} is fitted at once: it knows no [augment], no [teacher] and no shares of [corpora]"
+            f"{recipe.system} is fitted at once: it knows no start, no [augment], no [teacher] and no shares of "
+            "[corpora]"
         )
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from serkit.edge.errors import SettingsError
+from serkit.edge.window import normalise
+from serkit.train.augment import AugmentSettings, Cut, augmented_window, speech_span
+from serkit.train.features import FeatureSet
+from serkit.train.recipe import Recipe
+from serkit.train.splits import Split
+from serkit.train.teacher import Lessons, hear, scale_of
+
+#: The figures that pick an epoch, by name.
+Scores = Callable[[], dict[str, float]]
 
 
 @keras.saving.register_keras_serializable("serkit")  # type: ignore[untyped-decorator]
@@ -66,3 +78,32 @@ def begin(learner: Any, trained: Any) -> None:
     for name in ("encode", "teacher"):
         if name in mine and name in theirs:
             mine[name].set_weights(theirs[name].get_weights())
+
+
+def lessons_of(
+    recipe: Recipe, model: Any, split: Split, sides: dict[str, FeatureSet], cache: Path | None
+) -> dict[str, Lessons]:
+    """The teacher's, for the training and the validation side, in the scale of the first."""
+    heard = hear([*split.train, *split.validation, *split.test], recipe.teacher, cache)
+    scale = scale_of(heard.select(sides["train"].utterances))
+    about = recipe.frontend, recipe.window, n_steps(model)
+    return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
+
+
+def imitation_scores(recipe: Recipe, learner: Any, side: FeatureSet, lessons: Lessons) -> Scores:
+    """How much of the teacher's variance is said rightly, over the first window of each utterance's speech."""
+    r, nothing = recipe, AugmentSettings()
+    windows, said = [], []
+    for row, stored in enumerate(side.frames):
+        frames = stored.astype(np.float32)
+        cut = Cut(float(speech_span(frames, r.frontend)[0]), 1.0)
+        rng = np.random.default_rng(0)
+        windows.append(augmented_window(frames, cut, r.window, nothing, r.frontend, (), rng))
+        said.append(lessons.targets(row, cut))
+    inputs, targets = normalise(np.stack(windows), r.window), np.stack(said)
+
+    def scores() -> dict[str, float]:
+        predicted = learner.predict(inputs, batch_size=64, verbose=0)["teacher"]
+        return {"imitated": round(1 - float(np.nanmean((predicted - targets) ** 2)), 4)}
+
+    return scores

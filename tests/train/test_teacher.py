@@ -211,6 +211,9 @@ def test_a_run_starts_from_an_encoder_that_imitates(
     assert info["teacher"]["licence"] == "MIT"
     evaluate(run=runs / "run", model=None, data=corpus, corpus="ravdess", protocol="ship-test")
 
+    imitation.write_text(imitation.read_text().replace("epochs = 6", "epochs = 5"))
+    with pytest.raises(SettingsError, match="holds a run of another recipe or schedule"):  # not quietly another start
+        train(recipe, corpus, runs / "again")
     shutil.rmtree(first)
     fold = override(recipe, split={"protocol": "speaker-independent", "fold": 1})
     with pytest.raises(SettingsError, match=r"heard a speaker that tests it .*start from a recipe that leaves"):
@@ -220,5 +223,5 @@ def test_a_run_starts_from_an_encoder_that_imitates(
 
 def test_what_is_fitted_at_once_has_no_teacher(corpus: Path, tmp_path: Path) -> None:
     svm = replace(read_recipe("svm"), teacher=TeacherSettings(weight=1.0))
-    with pytest.raises(SettingsError, match=r"knows no \[augment\], no \[teacher\]"):
+    with pytest.raises(SettingsError, match=r"knows no start, no \[augment\], no \[teacher\]"):
         train(svm, corpus, tmp_path / "run")
