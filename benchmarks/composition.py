@@ -219,9 +219,10 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     known = [u for corpus in info["corpora"] for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
     s = info["split"]
     split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
-    check_unseen(split, info["learned_from"]["utterances"], info["learned_from"]["voices"])
+    heard = set(info["learned_from"]["voices"])
+    check_unseen(split, info["learned_from"]["utterances"], heard)
     chosen = split.test if side == "test" else split.validation
-    polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral"] if "nemo" not in info["corpora"] else []
+    polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral" and u.voice not in heard]
     first = sorted({u.voice for u in polish})[:4]
     calm = [u for u in chosen if u.emotion in ("neutral", "calm")]
     neutral = [*calm, *(u for u in polish if (u.voice in first) == (side == "tune"))]

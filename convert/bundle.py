@@ -7,6 +7,7 @@ import io
 import json
 import os
 import zipfile
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,11 @@ def _info(
     recipe: Recipe, metrics: dict[str, Any], split: dict[str, Any], training: dict[str, Any], format: str, name: str
 ) -> dict[str, Any]:
     values = recipe.to_dict()
-    first = split.get("start", {"utterances": []})["utterances"]
-    corpora = dict.fromkeys([*recipe.corpora, *(key.partition("/")[0] for key in first)])
+    heard = {key.partition("/")[0] for key in split.get("start", {"utterances": []})["utterances"]}
+
+    def licences(corpora: Iterable[str]) -> dict[str, dict[str, str]]:
+        return {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in corpora}
+
     scores = {
         side: {
             corpus: {
@@ -164,7 +168,8 @@ def _info(
         "n_parameters": metrics["n_parameters"],
         "seed": metrics["seed"],
         "teacher": {"title": TITLE, "licence": LICENCE} if metrics["taught"] else None,
-        "corpora": {c: {"title": CORPORA[c].title, "licence": CORPORA[c].licence} for c in corpora},
+        "corpora": licences(recipe.corpora),
+        "started_with": licences(sorted(heard - set(recipe.corpora))),
         "split": values["split"],
         "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
         "learned_from": learned_from(recipe, split),

@@ -47,7 +47,7 @@ def model_card(info: dict[str, Any]) -> str:
         for side, corpora in info["scores_keras"].items()
         for corpus, f in corpora.items()
     )
-    heard = [*info["corpora"].values(), *([info["teacher"]] if info["teacher"] else [])]
+    heard = [*info["corpora"].values(), *info["started_with"].values(), *filter(None, [info["teacher"]])]
     corpora = "\n".join(f"- {c['title']}: {c['licence']}" for c in heard)
     p, w, f = info["parity"], info["window"], info["frontend"]
     return f"""# {info["name"]}

@@ -125,7 +125,7 @@ def train(
         return
     if chosen.teacher.alone:
         click.echo(f"validation  {100 * metrics['validation']['imitated']:.1f} % of the teacher's variance")
-        click.echo(f"{out}: an encoder for recipes that say start = '{recipe}'")
+        click.echo(f"{out}: an encoder for the recipes beside it that start from {chosen.name}")
         return
     for side in ("validation", "test"):
         for corpus, figures in metrics.get(side, {}).items():

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from serkit.edge.window import softmax
 from serkit.train.metrics import uar
-from serkit.train.runs import Reference, load_run, load_trained
+from serkit.train.runs import Reference, load_run, load_trained, strangers
 from serkit.train.scoring import Windows, keras_logits, pool_utterances, window_utterances
 
 #: Strengths tried, the first that does best is taken; 0 is off.
@@ -77,7 +77,7 @@ def heard_by_run(run: Path) -> Heard | None:
     None where these are no strangers: after a random split, or where a single voice validates itself.
     """
     recipe, metrics, split = load_run(run)
-    if set(split["train"]["voices"]) & set(split["validation"]["voices"]):
+    if not strangers(split):
         return None
     reference = Reference(run)
     names, emotions, frames = (

@@ -66,6 +66,8 @@ def make_ensemble(runs: Sequence[Path], data: Path, out: Path, name: str | None 
     epochs = max(metrics["epochs"] for _, metrics, _ in loaded)
     run.state.update(epoch=epochs, best_epoch=-1, environment=environment(), seconds=seconds)
     run.state["fit"] = {"recipe": loaded[0][0].name, "seeds": [m["seed"] for _, m, _ in loaded], "members": wanted}
+    about = [metrics for _, metrics, _ in loaded]
+    run.state.update(start=about[0]["start"], taught=any(m["taught"] for m in about))
     write_json(run.state_path, run.state)
     return report(recipe, model, sides, run)
 

@@ -26,11 +26,14 @@ from serkit.train.metrics import fit_temperature, score
 from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import (
     RunState,
+    load_scale,
     load_trained,
     open_run,
     read_run,
     run_name,
     save_reference,
+    save_scale,
+    strangers,
     write_json,
 )
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
@@ -51,26 +54,27 @@ def load_sides(
 ) -> dict[str, FeatureSet]:
     """Features of the three sides; what is on them is written to ``split.json``, or compared with it.
 
-    With the run that this one starts from, what that heard is listed as ``start``.
+    What the run that this one starts from heard is listed as ``start``.
 
     Raises:
-        SettingsError: Nobody validates, or the run in ``out`` began with other recordings.
+        SettingsError: Nobody validates, the run in ``out`` began with other recordings, or ``start`` heard who tests.
     """
     everything = load_features([*split.train, *split.validation, *split.test], recipe.frontend, cache)
     sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
     if not sides["validation"].utterances:
         raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")
+    path = out / "split.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     listed = {
         s: {"utterances": [u.key for u in f.utterances], "voices": voices(f.utterances)} for s, f in sides.items()
     }
-    if start:
-        listed["start"] = _heard_by(start)
-        _check_start(split, start.name, listed["start"]["voices"])
-    path = out / "split.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != listed:
+    if start or "start" in stored:
+        listed["start"] = _heard_by(start) if start else stored["start"]
+        _refuse_heard(split, start.name if start else str(recipe.start), listed["start"]["voices"])
+    if stored and stored != listed:
         raise SettingsError(
-            f"{out}: its split was drawn from other recordings than {data} holds now; restore them, or start anew with "
-            "another --out"
+            f"{out}: its split was drawn from other recordings than {data} holds now, or what it starts from was; "
+            "restore them, or start anew with another --out"
         )
     write_json(path, listed)
     return sides
@@ -100,10 +104,16 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     import keras
 
-    split = split_for(recipe, data)
-    start = _start_of(recipe, split, data, out, cache)
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
+    fitted_at_once = SYSTEMS[recipe.system].fit is not None
+    if fitted_at_once:
+        _refuse_what_is_learned_by_descent(recipe)
+    split = split_for(recipe, data)
+    start = _start_of(recipe, split, data, out, cache)
+    run.state["start"] = start.name if start else None
+    run.state["taught"] = bool(recipe.teacher.weight or (start and read_run(start)[1]["taught"]))
+    keras.utils.set_random_seed(recipe.training.seed)  # again: training what it starts from has drawn from it
     sides = load_sides(split, recipe, data, out, cache, start)
     if recipe.training.shuffle_labels:
         sides["train"] = _shuffled(sides["train"], recipe.training.seed)
@@ -111,10 +121,11 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         run.state["environment"] = environment()
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
-    if SYSTEMS[recipe.system].fit is None:
-        lessons = lessons_of(recipe, model, split, sides, cache) if recipe.teacher.weight else {}
-        learner = model
-        if lessons:
+    if not fitted_at_once:
+        lessons, learner = {}, model
+        if recipe.teacher.weight:
+            lessons = lessons_of(recipe, model, split, sides, cache, load_scale(start) if start else None)
+            save_scale(out, lessons["train"].scale)
             learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
         if start:
             begin(learner, load_trained(start))
@@ -137,15 +148,35 @@ def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path |
     """The finished run that this one starts from; trained now where it is not."""
     for first in lineage(recipe)[1:2]:
         path = out.parent / run_name(first)
-        planned = split_for(first, data)  # before hours of work, not after them
-        _check_start(split, path.name, voices([*planned.train, *planned.validation]))
-        if not open_run(first, path).state.get("finished"):
+        if RunState(path).state.get("finished"):
+            open_run(first, path)  # refuses another recipe's
+        else:
+            check_start(recipe, split, data)
             train(first, data, path, cache)
         return path
     return None
 
 
-def _check_start(split: Split, name: str, heard: Iterable[str]) -> None:
+def check_start(recipe: Recipe, split: Split, data: Path) -> None:
+    """Before hours of work, not after them: does what a recipe starts from fit, and will it hear nobody who tests?
+
+    Raises:
+        SettingsError: It does not, or it will.
+    """
+    for first in lineage(recipe)[1:]:
+        for what in ("system", "frontend"):
+            if getattr(first, what) != getattr(recipe, what):
+                raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
+        if recipe.teacher.weight and first.teacher.weight and first.teacher.layer != recipe.teacher.layer:
+            raise SettingsError(
+                f"recipe {recipe.name} learns layer {recipe.teacher.layer} of its teacher and would start from "
+                f"{first.name}, which learned layer {first.teacher.layer}; choose one"
+            )
+        planned = split_for(first, data)
+        _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
+
+
+def _refuse_heard(split: Split, name: str, heard: Iterable[str]) -> None:
     try:
         check_unseen(split, None, heard)
     except CorpusError as error:
@@ -156,10 +187,12 @@ def _check_start(split: Split, name: str, heard: Iterable[str]) -> None:
 
 
 def _heard_by(run: Path) -> dict[str, list[str]]:
-    """Everything a run, or the one that it started from, trained on or chose its epoch by."""
+    """What a run, or the one that it started from, trained on or chose its epoch by; and who trained them."""
     _, _, split = read_run(run)
     sides = [split[s] for s in ("train", "validation", "start") if s in split]
-    return {what: sorted({x for side in sides for x in side[what]}) for what in ("utterances", "voices")}
+    heard = {what: sorted({x for side in sides for x in side[what]}) for what in ("utterances", "voices")}
+    earlier = split.get("start", {}).get("trained_voices", [])
+    return heard | {"trained_voices": sorted({*split["train"]["voices"], *earlier})}
 
 
 def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
@@ -184,16 +217,19 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
     return scores
 
 
-def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
-    """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
-    fit = SYSTEMS[recipe.system].fit
-    assert fit is not None
+def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
     taught_or_started = recipe.teacher.weight or recipe.start
     if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or taught_or_started:
         raise SettingsError(
             f"{recipe.system} is fitted at once: it knows no start, no [augment], no [teacher] and no shares of "
             "[corpora]"
         )
+
+
+def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
+    """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
+    fit = SYSTEMS[recipe.system].fit
+    assert fit is not None
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
@@ -347,7 +383,6 @@ def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
 
 def _about(recipe: Recipe, model: Any, run: RunState) -> dict[str, Any]:
     """What any run's ``metrics.json`` begins with."""
-    line = lineage(recipe)
     return {
         "system": recipe.system,
         "protocol": recipe.split.protocol,
@@ -356,8 +391,8 @@ def _about(recipe: Recipe, model: Any, run: RunState) -> dict[str, Any]:
         "n_parameters": int(model.count_params()),
         "best_epoch": run.state["best_epoch"],
         "epochs": run.state["epoch"],
-        "start": run_name(line[1]) if line[1:] else None,
-        "taught": any(r.teacher.weight for r in line),
+        "start": run.state["start"],
+        "taught": run.state["taught"],
     }
 
 
@@ -400,8 +435,8 @@ def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunSta
     logits = keras_logits(model)(windows.inputs)
     truth = np.array([recipe.labels.index(validation.utterances[i].emotion) for i in windows.owner])
     # A single training voice validates itself: a temperature fitted on it would make others' answers too sure.
-    heard = set(voices(sides["train"].utterances)) & set(voices(validation.utterances))
-    metrics["calibrated"] = recipe.split.protocol.startswith("random") or not heard
+    listed = json.loads((out / "split.json").read_text(encoding="utf-8"))
+    metrics["calibrated"] = recipe.split.protocol.startswith("random") or strangers(listed)
     metrics["temperature"] = fit_temperature(logits, truth) if metrics["calibrated"] else 1.0
     # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
     scored = ("validation",) if recipe.split.protocol == "ship-test" else ("validation", "test")

@@ -12,6 +12,7 @@ predictions.json    probabilities of every utterance of those sides
 reference.npz       features of pinned training utterances (to calibrate int8) and of the validation side (parity)
 confusion.json/.png confusion on the test side (of ``ship-test``: validation)
 history.png         loss and validation score over the epochs
+scale.npz           mean and deviation of its teacher's values, where it has a teacher
 environment.json    machine, versions, seed, duration
 =================== ==================================================================================
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import zlib
 from pathlib import Path
@@ -31,6 +33,7 @@ from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.settings import build
 from serkit.train.features import FeatureSet
 from serkit.train.recipe import Recipe
+from serkit.train.teacher import Scale
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,7 +49,7 @@ class RunState:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.state_path = out / "state.json"
-        self.state: dict[str, Any] = {"epoch": 0, "best_score": -1.0, "best_epoch": -1, "seconds": 0.0}
+        self.state: dict[str, Any] = {"epoch": 0, "best_score": -math.inf, "best_epoch": -1, "seconds": 0.0}
         if self.state_path.exists():
             self.state = json.loads(self.state_path.read_text(encoding="utf-8"))
 
@@ -184,6 +187,19 @@ class Reference:
         return np.split(self._stored[f"{side}_frames"], ends[:-1])
 
 
+def save_scale(out: Path, scale: Scale) -> None:
+    """Keep the scale in which a run says its teacher's values: who starts from it goes on in it."""
+    np.savez(out / "scale.npz", **scale._asdict())
+
+
+def load_scale(out: Path) -> Scale | None:
+    """That of a run that learned from a teacher."""
+    if not (out / "scale.npz").exists():
+        return None
+    with np.load(out / "scale.npz") as stored:
+        return Scale(**stored)
+
+
 def load_trained(out: Path) -> Any:
     """The Keras model of a finished run.
 
@@ -195,6 +211,12 @@ def load_trained(out: Path) -> Any:
     path = _part(out, "model.keras")
     importlib.import_module("serkit.train.zoo")  # registers its layers
     return keras.saving.load_model(path, compile=False)
+
+
+def strangers(split: dict[str, dict[str, list[str]]]) -> bool:
+    """Whether nobody who validates a run trained it, or what it started from."""
+    trained = {*split["train"]["voices"], *split.get("start", {}).get("trained_voices", [])}
+    return trained.isdisjoint(split["validation"]["voices"])
 
 
 def learned_from(recipe: Recipe, split: dict[str, dict[str, list[str]]]) -> dict[str, list[str] | None]:

@@ -16,7 +16,7 @@ from serkit.train.augment import AugmentSettings, Cut, augmented_window, speech_
 from serkit.train.features import FeatureSet
 from serkit.train.recipe import Recipe
 from serkit.train.splits import Split
-from serkit.train.teacher import Lessons, hear, scale_of
+from serkit.train.teacher import Lessons, Scale, hear, scale_of
 
 #: The figures that pick an epoch, by name.
 Scores = Callable[[], dict[str, float]]
@@ -69,23 +69,38 @@ def begin(learner: Any, trained: Any) -> None:
         SettingsError: They do not fit.
     """
     mine, theirs = ({part.name: part for part in model.layers} for model in (learner, trained))
-    shapes = [[tuple(w.shape) for w in m["encode"].weights] if "encode" in m else [] for m in (mine, theirs)]
-    if not shapes[0] or shapes[0] != shapes[1]:
+    shapes = [
+        [m["encode"].input_shape, *(tuple(w.shape) for w in m["encode"].weights)] if "encode" in m else []
+        for m in (mine, theirs)
+    ]
+    same = bool(shapes[0]) and shapes[0] == shapes[1]
+    if same:
+        mine["encode"].set_weights(theirs["encode"].get_weights())
+        x = np.random.default_rng(0).standard_normal((1, *shapes[0][0][1:])).astype(np.float32)
+        said = [m["encode"].predict(x, verbose=0) for m in (mine, theirs)]
+        same = np.allclose(
+            said[0], said[1], atol=1e-3
+        )  # equal weights may stand for other strides, dilations or levels
+    if not same:
         raise SettingsError(
-            f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system "
-            "and [model]"
+            f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system, "
+            "[model] and [window]"
         )
-    for name in ("encode", "teacher"):
-        if name in mine and name in theirs:
-            mine[name].set_weights(theirs[name].get_weights())
+    if "teacher" in mine and "teacher" in theirs:
+        mine["teacher"].set_weights(theirs["teacher"].get_weights())
 
 
 def lessons_of(
-    recipe: Recipe, model: Any, split: Split, sides: dict[str, FeatureSet], cache: Path | None
+    recipe: Recipe,
+    model: Any,
+    split: Split,
+    sides: dict[str, FeatureSet],
+    cache: Path | None,
+    scale: Scale | None = None,
 ) -> dict[str, Lessons]:
-    """The teacher's, for the training and the validation side, in the scale of the first."""
+    """The teacher's, for the training and the validation side; in the scale of the first, unless another is given."""
     heard = hear([*split.train, *split.validation, *split.test], recipe.teacher, cache)
-    scale = scale_of(heard.select(sides["train"].utterances))
+    scale = scale or scale_of(heard.select(sides["train"].utterances))
     about = recipe.frontend, recipe.window, n_steps(model)
     return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
 

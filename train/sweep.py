@@ -27,7 +27,8 @@ def plan(recipe: Recipe, data: Path, seeds: Sequence[int], folds: Sequence[int] 
     """One recipe per run: every fold of its protocol (of random splits the first draw) with every seed.
 
     Raises:
-        SettingsError: A fold that the protocol does not have.
+        SettingsError: A fold that the protocol does not have, or one whose test speakers would be heard by what the
+            recipe starts from.
     """
     utterances = [u for c in recipe.corpora for u in read_corpus(c, data) if u.emotion in recipe.labels]
     available = n_folds(utterances, recipe.split.protocol)
@@ -37,11 +38,17 @@ def plan(recipe: Recipe, data: Path, seeds: Sequence[int], folds: Sequence[int] 
     load_features(utterances, recipe.frontend)  # once, before many processes ask for it
     if recipe.teacher.weight:
         hear(utterances, recipe.teacher)
-    return [
+    jobs = [
         replace(recipe, split=replace(recipe.split, fold=fold), training=replace(recipe.training, seed=seed))
         for seed in seeds
         for fold in chosen
     ]
+    if recipe.start is not None:
+        from serkit.train.fit import check_start, split_for
+
+        for job in jobs[: len(chosen)]:
+            check_start(job, split_for(job, data), data)
+    return jobs
 
 
 def _train(recipe: dict[str, Any], data: str, out: str, backend: str) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def sweep(
     if address is not None and address != "auto":
         _reach(address)
     outs = [runs / run_name(r) for r in recipes]
-    first = {runs / run_name(r): r for recipe in recipes for r in lineage(recipe)[1:2]}
+    lines = [lineage(r) for r, out in zip(recipes, outs, strict=True) if not RunState(out).state.get("finished")]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
     quiet |= {"OMP_NUM_THREADS": str(threads), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     kept = {k: os.environ[k] for k in ("SERKIT_CACHE",) if k in os.environ}
@@ -154,15 +161,18 @@ def sweep(
                 elif "kept" in result:
                     words = f"kept, trained before with {result['kept']}"
                 else:
-                    words = "  ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in result["uar"].items())
+                    words = "  ".join(f"{corpus} UAR {uar:.3f}" for corpus, uar in result["uar"].items()) or "ready"
                 console.print(f"{out.name}  {words}", highlight=False, soft_wrap=True)
                 progress.advance(shown)
 
     try:
         console.print(f"{len(outs)} runs in {runs}; interrupted, the same command goes on", highlight=False)
-        run({out: r for out, r in first.items() if not RunState(out).state.get("finished")})
-        if not failed:
-            run(dict(zip(outs, recipes, strict=True)))
+        for depth in range(max(map(len, lines), default=1) - 1, 0, -1):  # first what others start from
+            firsts = {runs / run_name(line[depth]): line[depth] for line in lines if len(line) > depth}
+            run({out: r for out, r in firsts.items() if not RunState(out).state.get("finished")})
+            if failed:
+                raise SerkitError(f"what other runs start from failed, so none of them began: {failed[0]}")
+        run(dict(zip(outs, recipes, strict=True)))
     finally:
         ray.shutdown()
     if failed:

@@ -62,6 +62,28 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(corpus: Path, tmp_pat
     assert (tmp_path / "runs" / "good-ravdess-speaker-independent-0-0" / "metrics.json").exists()
 
 
+def test_what_others_start_from_is_trained_first_and_once(tiny_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+    first, small = tmp_path / "first.toml", tmp_path / "small.toml"
+    first.write_text(tiny_recipe.read_text() + 'monitor = "imitated"\n[teacher]\nweight = 1.0\nalone = true\n')
+    small.write_text(f"start = '{first}'\n" + tiny_recipe.read_text())
+    sweep = (
+        "sweep", small, "--protocol", "speaker-independent", "--epochs", "1", "--data", corpus, "--runs",
+        tmp_path / "runs", "--workers", "2", "--seeds",
+    )  # fmt: skip
+    refused = serkit(*sweep, "0", "--folds", "0,1")  # ship-test keeps back whom fold 0 tests, not those of fold 1
+    assert refused.returncode == 1
+    assert "first, which this run would start from, heard a speaker that tests it" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    ran = serkit(*sweep, "0,1", "--folds", "0")
+    assert ran.returncode == 0, ran.stderr
+    names = [line.split()[0] for line in ran.stderr.splitlines() if "-ravdess-" in line]
+    assert names[0] == "first-ravdess-ship-test-0-0"
+    assert sorted(names[1:]) == [f"small-ravdess-speaker-independent-0-{seed}" for seed in (0, 1)]
+    splits = [json.loads((tmp_path / "runs" / name / "split.json").read_text()) for name in names]
+    assert splits[1]["start"] == splits[2]["start"]
+    assert splits[1]["start"]["trained_voices"] == splits[0]["train"]["voices"]
+
+
 def test_no_cluster_at_the_address_is_one_line(corpus: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text(RECIPE)

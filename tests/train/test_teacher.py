@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from serkit.convert.bundle import convert_run
 from serkit.edge.bundle import read_bundle
+from serkit.edge.cli import main
 from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.window import WindowSettings
@@ -17,12 +19,13 @@ from serkit.train import recipe as recipes
 from serkit.train import teacher
 from serkit.train.augment import Cut
 from serkit.train.corpora import read_corpus
+from serkit.train.ensembles import make_ensemble
 from serkit.train.epochs import Epochs
 from serkit.train.evaluate import evaluate
 from serkit.train.features import FeatureSet
 from serkit.train.fit import build_system, train
 from serkit.train.recipe import Recipe, lineage, override, read_recipe
-from serkit.train.runs import load_run, load_trained
+from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
 from serkit.train.student import begin, imitation_error, n_steps, taught
 from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, scale_of
 
@@ -84,10 +87,11 @@ def test_the_student_learns_as_it_is_taught(name: str, alone: bool) -> None:
     learner.compile("sgd", loss={"teacher": imitation_error} | ({} if alone else {"logits": "mse"}))
     targets = {key: np.ones_like(value) for key, value in said.items()}
     targets["teacher"][:, ::2] = np.nan
-    encoder = model.get_layer("encode").get_weights()
+    convolution = model.get_layer("encode").get_layer("conv1")
+    before = convolution.get_weights()[0]
     assert np.isfinite(learner.train_on_batch(x, targets)).all()
     assert all(np.isfinite(w).all() for w in learner.get_weights())
-    assert any(not np.array_equal(a, b) for a, b in zip(encoder, model.get_layer("encode").get_weights(), strict=True))
+    assert not np.array_equal(before, convolution.get_weights()[0])
 
 
 def test_a_network_without_an_encoder_cannot_be_taught() -> None:
@@ -104,9 +108,21 @@ def test_an_encoder_and_what_it_says_are_taken_over() -> None:
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
     assert np.allclose(learner.predict(x, verbose=0)["teacher"], first.predict(x, verbose=0)["teacher"], atol=1e-5)
     begin(build_system(recipe), first)  # and of one that learns from nobody, the encoder alone
-    for other in ("serkit", "r1"):
+    swapped = replace(recipe, model={"dilations": [4, 2, 2, 1, 1]})  # as many weights of the same shapes
+    for other in (read_recipe("serkit"), read_recipe("r1"), swapped):
         with pytest.raises(SettingsError, match="its encoder is another one; give both the same system"):
-            begin(build_system(read_recipe(other)), first)
+            begin(build_system(other), first)
+
+
+def test_what_a_run_starts_from_counts_as_heard() -> None:
+    sides = {side: {"utterances": [f"{side}/1"], "voices": [side]} for side in ("train", "validation", "test")}
+    start = {"utterances": ["nemo/1"], "voices": ["nemo/a", "nemo/b"], "trained_voices": ["nemo/a"]}
+    recipe = read_recipe("serkit-tdnn")
+    assert learned_from(recipe, sides)["voices"] == ["train", "validation"]
+    assert learned_from(recipe, sides | {"start": start})["voices"] == ["nemo/a", "nemo/b", "train", "validation"]
+    assert strangers(sides)
+    assert strangers(sides | {"start": start})
+    assert not strangers(sides | {"start": start | {"trained_voices": ["validation"]}})
 
 
 def test_the_teacher_hears_frames_and_no_end_of_a_recording_is_too_short(speech: np.ndarray) -> None:
@@ -202,6 +218,12 @@ def test_a_run_starts_from_an_encoder_that_imitates(
     with pytest.raises(SerkitError, match="it imitates a teacher and names no emotion; train a recipe that starts"):
         load_run(first)
 
+    assert load_scale(first) is not None
+    assert load_scale(runs / "run") is None  # which has no teacher itself
+    shutil.copytree(runs / "run", runs / "other")
+    assert make_ensemble([runs / "run", runs / "other"], corpus, runs / "both")["taught"]
+    assert load_run(runs / "both")[2]["start"] == load_run(runs / "run")[2]["start"]
+
     heard = json.loads((runs / "run" / "split.json").read_text())["start"]
     split = json.loads((first / "split.json").read_text())
     assert heard["voices"] == sorted({*split["train"]["voices"], *split["validation"]["voices"]})
@@ -209,7 +231,16 @@ def test_a_run_starts_from_an_encoder_that_imitates(
     info = read_bundle(str(tmp_path / "started.tflite")).info
     assert set(heard["voices"]) <= set(info["learned_from"]["voices"])
     assert info["teacher"]["licence"] == "MIT"
+    assert info["started_with"] == {}  # no other corpus than the recipe's own
     evaluate(run=runs / "run", model=None, data=corpus, corpus="ravdess", protocol="ship-test")
+
+    told = CliRunner().invoke(main, ["train", str(imitation), "--data", str(corpus), "--out", str(first)])
+    assert told.exit_code == 0, told.output
+    assert f"{100 * metrics['validation']['imitated']:.1f} % of the teacher's variance" in told.output
+    assert "an encoder for the recipes beside it that start from imitation" in told.output
+    refused = CliRunner().invoke(main, ["sweep", str(imitation), "--data", str(corpus)])
+    assert refused.exit_code == 2
+    assert "names no emotion, so there is nothing to compare" in refused.output
 
     imitation.write_text(imitation.read_text().replace("epochs = 6", "epochs = 5"))
     with pytest.raises(SettingsError, match="holds a run of another recipe or schedule"):  # not quietly another start

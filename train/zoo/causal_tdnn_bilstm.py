@@ -60,7 +60,7 @@ def build(
     """Build the network.
 
     Args:
-        n_frames: `context_frames` and the frames of one window, a multiple of ``prod(strides) * pool``.
+        n_frames: `context_frames` and the frames of one window, a multiple of ``prod(strides)``.
         n_features: Mel bands.
         n_labels: Emotions.
         twin: Build what is converted, without what only training needs.
