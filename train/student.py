@@ -78,9 +78,8 @@ def begin(learner: Any, trained: Any) -> None:
         mine["encode"].set_weights(theirs["encode"].get_weights())
         x = np.random.default_rng(0).standard_normal((1, *shapes[0][0][1:])).astype(np.float32)
         said = [m["encode"].predict(x, verbose=0) for m in (mine, theirs)]
-        same = np.allclose(
-            said[0], said[1], atol=1e-3
-        )  # equal weights may stand for other strides, dilations or levels
+        # Equal weights may stand for other strides, dilations or levels.
+        same = np.allclose(said[0], said[1], atol=1e-3)
     if not same:
         raise SettingsError(
             f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system, "

@@ -15,28 +15,15 @@ such a network hears (`serkit.train.teacher`):
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers
 
-from serkit.train.zoo.layers import Functionals, attention_pool, relative_level
+from serkit.train.zoo.layers import Functionals, attention_pool, check_window, relative_level
 
 _BYPASS = 0.66
-
-
-def context_frames(level_frames: int, kernels: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> int:
-    """Frames before its own hop that the encoder needs.
-
-    >>> context_frames(128, (5, 3), (2, 2), (1, 1, 2, 2, 4))
-    213
-    """
-    reach, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        reach, step = reach + (kernel - 1) * step, step * stride
-    return level_frames + reach + 2 * sum(dilations) * step - step
 
 
 def build(
@@ -60,7 +47,8 @@ def build(
     """Build the network.
 
     Args:
-        n_frames: `context_frames` and the frames of one window, a multiple of ``prod(strides)``.
+        n_frames: The context (`serkit.train.zoo.layers.causal_context`) and the frames of one window, a multiple of
+            ``prod(strides)``.
         n_features: Mel bands.
         n_labels: Emotions.
         twin: Build what is converted, without what only training needs.
@@ -83,13 +71,7 @@ def build(
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``encode`` and
         ``classify``.
     """
-    if not len(filters) == len(kernels) == len(strides):
-        raise ValueError(f"{len(filters)} filters, {len(kernels)} kernels, {len(strides)} strides: one each is needed")
-    context, stride = context_frames(level_frames, kernels, strides, dilations), math.prod(strides)
-    if n_frames <= context or (n_frames - context) % stride:
-        raise ValueError(
-            f"{n_frames} frames are not context_frames = {context} and a window of a multiple of {stride} frames"
-        )
+    check_window(n_frames, level_frames, filters, kernels, strides, 2 * sum(dilations))
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = relative_level(inputs, level_frames)
     for i, (n_filters, kernel, step) in enumerate(zip(filters, kernels, strides, strict=True)):

@@ -7,6 +7,7 @@ the augmentation and the streaming cache then know one kind of input. Their form
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,48 @@ def convolution_blocks(x: Any, filters: Sequence[int], kernels: Sequence[int], d
         x = layers.MaxPooling2D(2)(x)
         x = layers.Dropout(dropout)(x)
     return x
+
+
+def causal_context(level_frames: int, kernels: Sequence[int], strides: Sequence[int], steps: int = 0) -> int:
+    """Frames before its own hop that a causal encoder needs.
+
+    Args:
+        level_frames: Earlier frames that set the level.
+        kernels: Lengths of its convolutions with strides.
+        strides: Their strides.
+        steps: How far what follows them reaches back, in steps of ``prod(strides)`` frames.
+
+    >>> causal_context(128, (5, 3, 3, 3), (2, 2, 2, 1))
+    153
+    >>> causal_context(128, (5, 3), (2, 2), 2 * (1 + 1 + 2 + 2 + 4))
+    213
+    """
+    reach, step = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        reach, step = reach + (kernel - 1) * step, step * stride
+    return level_frames + reach + (steps - 1) * step
+
+
+def check_window(
+    n_frames: int,
+    level_frames: int,
+    filters: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    steps: int = 0,
+) -> None:
+    """That ``n_frames`` are a causal encoder's context and a window of whole steps; arguments as `causal_context`'s.
+
+    Raises:
+        ValueError: They are not, or filters, kernels and strides are not one each.
+    """
+    if not len(filters) == len(kernels) == len(strides):
+        raise ValueError(f"{len(filters)} filters, {len(kernels)} kernels, {len(strides)} strides: one each is needed")
+    context, stride = causal_context(level_frames, kernels, strides, steps), math.prod(strides)
+    if n_frames <= context or (n_frames - context) % stride:
+        raise ValueError(
+            f"{n_frames} frames are not context_frames = {context} and a window of a multiple of {stride} frames"
+        )
 
 
 def relative_level(inputs: Any, level_frames: int) -> Any:
