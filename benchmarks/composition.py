@@ -21,7 +21,7 @@ from serkit.edge.errors import CorpusError
 from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import noise as noise_condition
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
-from serkit.train.splits import check_unseen, make_split
+from serkit.train.splits import SHIP_TEST, check_unseen, make_split
 
 Array = npt.NDArray[np.float32]
 
@@ -204,9 +204,9 @@ class Material:
 def material(bundle: Bundle, data: Path, side: str) -> Material:
     """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
 
-    Tuning takes the validation speakers of the model's training, on whom no weight was trained, the first four voices
-    of nEMO and the kinds of noise that recipes may train on; testing takes the protocol's test speakers, the other
-    voices of nEMO, everyday speech and every kind of noise.
+    Tuning takes the validation speakers of the model's training, on whom no weight was trained, what else of nEMO it
+    never heard, and the kinds of noise that recipes may train on; testing takes the protocol's test speakers, those of
+    nEMO that ship-test keeps back, everyday speech and every kind of noise.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
@@ -223,9 +223,8 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     check_unseen(split, info["learned_from"]["utterances"], heard)
     chosen = split.test if side == "test" else split.validation
     polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral" and u.voice not in heard]
-    first = sorted({u.voice for u in polish})[:4]
-    calm = [u for u in chosen if u.emotion in ("neutral", "calm")]
-    neutral = [*calm, *(u for u in polish if (u.voice in first) == (side == "tune"))]
+    polish = [u for u in polish if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
+    neutral = {u.key: u for u in (*chosen, *polish) if u.emotion in ("neutral", "calm")}
     kinds = [d for d in sorted((data / "noise").iterdir()) if d.is_dir()]
     open_kinds = [d for d in kinds if d.name not in TEST_NOISES]
     noises = kinds if side == "test" else open_kinds
@@ -234,7 +233,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     below = ("car", "babble") if side == "test" else ("household", "stationary")
     return Material(
         utterances=chosen,
-        neutral=tuple(neutral),
+        neutral=tuple(neutral.values()),
         files=tuple(everyday) if side == "test" else (),
         noises=tuple(noises),
         beds=(None, *((data / "noise" / kind, 20.0) for kind in below)),

@@ -55,11 +55,17 @@ def twin(recipe: Recipe, trained: Any, lstm: str) -> Any:
         trained: Its Keras model.
         lstm: Key of `LSTM_FORMS`.
     """
+    import keras
+
     model = build_system(recipe, twin=True)
     model.set_weights(trained.get_weights())
     if lstm in _LOOPS:
         for layer in _lstm_layers(model):
             layer.inner_loop = partial(_LOOPS[lstm], layer)
+    if lstm == "unrolled":
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.Bidirectional):
+                layer.return_sequences = False  # nothing to turn around: steps come in order of time
     return model
 
 
@@ -87,7 +93,12 @@ def _lstm_layers(model: Any) -> list[Any]:
 
 def _written_out(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
     """`keras.layers.LSTM.inner_loop` for a batch of one, with fewer operators than ``unroll=True`` has: all
-    steps' inputs are multiplied at once, one sigmoid serves three gates, and the first step starts from zeros."""
+    steps' inputs are multiplied at once, one sigmoid serves three gates, and the first step starts from zeros.
+
+    The steps of a backward layer come in order of time, where Keras has them last first and turns them around in
+    `keras.layers.Bidirectional`. That operator, REVERSE_V2, breaks int8: the converter may give its output another
+    scale than its input, which the kernel does not heed, and answers are those of another model.
+    """
     import tensorflow as tf
 
     n, cell = layer.cell.units, layer.cell
@@ -110,7 +121,7 @@ def _written_out(layer: Any, sequences: Any, initial_state: Any, mask: Any, trai
         c = g if c is None else f * c + g
         h = o * tf.tanh(c)
         outputs.append(h)
-    return h, tf.stack(outputs, axis=1), [h, c]
+    return h, tf.stack(outputs[::-1] if layer.go_backwards else outputs, axis=1), [h, c]
 
 
 def _marked_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:

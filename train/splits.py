@@ -6,7 +6,7 @@ the same speakers are on both sides, figures come out 15 to 35 points too high, 
 ================== =========================================================================================
 protocol           meaning
 ================== =========================================================================================
-ship-test          test RAVDESS {1, 11, 20, 21}, EMO-DB {03, 08}, TESS YAF, nEMO {MK0, MP0, SM0}: never seen by what ships
+ship-test          test RAVDESS {1, 11, 20, 21}, EMO-DB {03, 08}, TESS YAF, nEMO {MK0, MP0, SM0}: unknown to what ships
 speaker-independent folds: RAVDESS the six of EmoBox, EMO-DB, nEMO leave one speaker out, TESS actress against actress
 random             80 / 10 / 10 of the utterances, stratified by emotion (R1 names these shares)
 random-75-25       75 / 25, the tenth of the training part validates (R4)

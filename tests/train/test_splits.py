@@ -26,6 +26,7 @@ SPEAKERS = {
     "ravdess": [str(a) for a in range(1, 25)],
     "emodb": ["03", "08", "09", "10", "11", "12", "13", "14", "15", "16"],
     "tess": ["OAF", "YAF"],
+    "nemo": ["EB0", "IC0", "KD0", "KS0", "MK0", "MP0", "SM0", "TP0", "WR0"],
 }
 
 
@@ -61,7 +62,7 @@ def test_nobody_is_on_two_sides(protocol: str, corpus: str, fold: int, seed: int
 def test_every_speaker_is_tested_once(corpus: str) -> None:
     everyone = made_up(corpus)
     folds = len(folds_of(everyone, "speaker-independent"))
-    assert folds == {"ravdess": 6, "emodb": 10, "tess": 2}[corpus]
+    assert folds == {"ravdess": 6, "emodb": 10, "tess": 2, "nemo": 9}[corpus]
     tested = [v for f in range(folds) for v in voices(make_split(everyone, "speaker-independent", fold=f).test)]
     assert sorted(tested) == voices(everyone)
 
@@ -72,7 +73,7 @@ def test_folds_are_those_of_emobox() -> None:
 
 
 def test_ship_test_keeps_its_speakers_from_every_corpus_at_once() -> None:
-    split = make_split(made_up("ravdess", "emodb", "tess"), "ship-test")
+    split = make_split(made_up("ravdess", "emodb", "tess", "nemo"), "ship-test")
     assert set(voices(split.test)) == {f"{c}/{s}" for c, kept in SHIP_TEST.items() for s in kept}
     assert "tess/OAF" in voices(split.train)
 

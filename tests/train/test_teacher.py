@@ -73,7 +73,7 @@ def test_what_is_not_known_is_no_error() -> None:
     assert np.asarray(imitation_error(said, predicted)).tolist() == [5.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("name", ["serkit", "serkit-tdnn"])
+@pytest.mark.parametrize("name", ["serkit-cnn", "serkit-ravdess"])
 @pytest.mark.parametrize("alone", [True, False])
 def test_the_student_learns_as_it_is_taught(name: str, alone: bool) -> None:
     model = build_system(read_recipe(name))
@@ -100,7 +100,7 @@ def test_a_network_without_an_encoder_cannot_be_taught() -> None:
 
 
 def test_an_encoder_and_what_it_says_are_taken_over() -> None:
-    recipe = read_recipe("serkit-tdnn")
+    recipe = read_recipe("serkit-ravdess")
     first = taught(build_system(recipe), 10, alone=True)
     model = build_system(recipe)
     learner = taught(model, 10)
@@ -109,7 +109,7 @@ def test_an_encoder_and_what_it_says_are_taken_over() -> None:
     assert np.allclose(learner.predict(x, verbose=0)["teacher"], first.predict(x, verbose=0)["teacher"], atol=1e-5)
     begin(build_system(recipe), first)  # and of one that learns from nobody, the encoder alone
     swapped = replace(recipe, model={"dilations": [4, 2, 2, 1, 1]})  # as many weights of the same shapes
-    for other in (read_recipe("serkit"), read_recipe("r1"), swapped):
+    for other in (read_recipe("serkit-cnn"), read_recipe("r1"), swapped):
         with pytest.raises(SettingsError, match="its encoder is another one; give both the same system"):
             begin(build_system(other), first)
 
@@ -117,7 +117,7 @@ def test_an_encoder_and_what_it_says_are_taken_over() -> None:
 def test_what_a_run_starts_from_counts_as_heard() -> None:
     sides = {side: {"utterances": [f"{side}/1"], "voices": [side]} for side in ("train", "validation", "test")}
     start = {"utterances": ["nemo/1"], "voices": ["nemo/a", "nemo/b"], "trained_voices": ["nemo/a"]}
-    recipe = read_recipe("serkit-tdnn")
+    recipe = read_recipe("serkit-ravdess")
     assert learned_from(recipe, sides)["voices"] == ["train", "validation"]
     assert learned_from(recipe, sides | {"start": start})["voices"] == ["nemo/a", "nemo/b", "train", "validation"]
     assert strangers(sides)
@@ -156,8 +156,8 @@ def test_settings_out_of_range_are_named(values: dict[str, float], message: str)
 
 
 def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [r.name for r in lineage(read_recipe("serkit-tdnn"))] == ["serkit-tdnn", "imitate"]
-    assert override(read_recipe("serkit-tdnn"), start="imitate-ravdess").start == "imitate-ravdess"
+    assert [r.name for r in lineage(read_recipe("serkit-ravdess"))] == ["serkit-ravdess", "imitate"]
+    assert override(read_recipe("serkit-ravdess"), start="imitate-ravdess").start == "imitate-ravdess"
     with pytest.raises(SettingsError, match="no recipe nowhere"):
         lineage(replace(read_recipe(tiny_recipe), start="nowhere"))
     chain = {"a": "b", "b": "a"}
