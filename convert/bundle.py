@@ -123,7 +123,7 @@ def _tuned(heard: Heard | None) -> dict[str, Any]:
         return {"enrolment": None}
     truth = np.array([list(heard.labels).index(e) for e in heard.emotions])
     pooled = pool_utterances(softmax(heard.logits, heard.temperature), heard.windows, len(truth))
-    return {"enrolment": fit_enrolment(heard), "unsure": fit_unsure(pooled, truth)}
+    return {"enrolment": fit_enrolment(heard), "unsure": fit_unsure(pooled, truth, heard.voices)}
 
 
 def _info(

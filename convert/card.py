@@ -26,7 +26,7 @@ def _unsure(info: dict[str, Any]) -> str:
         return "No confidence makes three of four validation answers right: take every answer as unsure."
     return (
         f"Of the validation answers with a confidence of {unsure['below']:.2f} or more ({unsure['coverage']:.0%}), "
-        f"{unsure['accuracy']:.0%} are\nright; `serkit predict` calls the others unsure."
+        f"{unsure['accuracy']:.0%} are\nright, each voice counting alike; `serkit predict` calls the others unsure."
     )
 
 

@@ -84,8 +84,17 @@ def risk_coverage(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.
 SURE_ACCURACY = 0.75
 
 
-def fit_unsure(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.intp]) -> dict[str, float] | None:
+def fit_unsure(
+    probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.intp], voices: Sequence[str]
+) -> dict[str, float] | None:
     """The confidence below which a model should say "unsure", from validation speakers.
+
+    Each voice counts alike, however many of its utterances there are.
+
+    Args:
+        probabilities: ``(n_utterances, n_labels)``.
+        truth: Columns of the true emotions, ``(n_utterances,)``.
+        voices: Of each utterance.
 
     Returns:
         ``below``, the smallest confidence such that of the answers with that much or more `SURE_ACCURACY` are right;
@@ -94,15 +103,17 @@ def fit_unsure(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.int
     confidence = probabilities.max(axis=1)
     surest = np.argsort(-confidence, kind="stable")
     right = (probabilities.argmax(axis=1) == truth)[surest]
-    n = np.arange(1, len(truth) + 1)
-    accuracy = np.cumsum(right) / n
-    enough = np.flatnonzero((accuracy >= SURE_ACCURACY) & (n >= len(truth) / 20))
+    _, owner, n_of = np.unique(np.asarray(voices), return_inverse=True, return_counts=True)
+    share = (1 / (len(n_of) * n_of[owner]))[surest]
+    coverage = np.cumsum(share)
+    accuracy = np.cumsum(right * share) / coverage
+    enough = np.flatnonzero((accuracy >= SURE_ACCURACY - 1e-9) & (coverage >= 0.05 - 1e-9))
     if not len(enough):
         return None
     last = int(enough[-1])
     return {
         "below": round(float(confidence[surest[last]]), 4),
-        "coverage": round((last + 1) / len(truth), 4),
+        "coverage": round(float(coverage[last]), 4),
         "accuracy": round(float(accuracy[last]), 4),
     }
 

@@ -87,7 +87,7 @@ def test_the_surer_answers_are_the_right_ones_where_confidence_means_something(r
 def test_unsure_begins_where_three_of_four_are_no_longer_right(rng: np.random.Generator) -> None:
     probabilities = softmax(2 * rng.standard_normal((4000, 5)))
     truth = np.array([rng.choice(5, p=p) for p in probabilities])
-    fitted = fit_unsure(probabilities, truth)
+    fitted = fit_unsure(probabilities, truth, ["a", "b"] * 2000)
     assert fitted is not None
     sure = probabilities.max(axis=1) >= fitted["below"]
     right = probabilities.argmax(axis=1) == truth
@@ -95,7 +95,17 @@ def test_unsure_begins_where_three_of_four_are_no_longer_right(rng: np.random.Ge
     assert fitted["coverage"] == pytest.approx(sure.mean(), abs=0.01)
     assert right.mean() < SURE_ACCURACY - 0.05  # else there was nothing to find
 
-    assert fit_unsure(probabilities, (probabilities.argmax(axis=1) + 1) % 5) is None
-    always = fit_unsure(probabilities, probabilities.argmax(axis=1))
+    assert fit_unsure(probabilities, (probabilities.argmax(axis=1) + 1) % 5, ["a"] * 4000) is None
+    always = fit_unsure(probabilities, probabilities.argmax(axis=1), ["a"] * 4000)
     assert always is not None
     assert always["coverage"] == 1.0
+
+
+def test_a_voice_counts_once_however_much_it_says(rng: np.random.Generator) -> None:
+    probabilities = softmax(3 * rng.standard_normal((200, 3)))
+    truth = np.array([rng.choice(3, p=p) for p in probabilities])
+    voices = ["a"] * 100 + ["b"] * 100
+    more = np.r_[:100, np.tile(np.arange(100, 200), 9)]
+    once = fit_unsure(probabilities, truth, voices)
+    assert once is not None
+    assert fit_unsure(probabilities[more], truth[more], [voices[i] for i in more]) == once
