@@ -192,7 +192,8 @@ def _bundle(graph: bytes, info: dict[str, Any], card: str) -> bytes:
     buffer = io.BytesIO(graph)
     buffer.seek(0, io.SEEK_END)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in (("model.json", json.dumps(info, indent=1, ensure_ascii=False)), ("card.md", card)):
+        compact = json.dumps(info, separators=(",", ":"), ensure_ascii=False)
+        for name, text in (("model.json", compact), ("card.md", card)):
             archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 

@@ -122,7 +122,7 @@ def _convert(run: Path, folder: Path, lstm: str, formats: Sequence[str]) -> None
 
 def slimmed(graph: bytes) -> bytes:
     """A flatbuffer without what no engine reads: names of tensors, which written-out LSTM steps have hundreds of, their
-    empty buffers and quantizations, and copies of the same shape: 99 of 536 KB of the default model in int8."""
+    empty buffers and quantizations, copies of the same shape, and how it was converted: a fifth of a model in int8."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -140,6 +140,7 @@ def slimmed(graph: bytes) -> bytes:
             return self._written[key]
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(graph, 0))
+    model.metadata = [m for m in model.metadata or [] if m.name != b"CONVERSION_METADATA"]
     tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
     for tensor in tensors:
         tensor.name = None
@@ -147,7 +148,7 @@ def slimmed(graph: bytes) -> bytes:
             tensor.quantization = None
         if not _holds_data(model.buffers[tensor.buffer]):
             tensor.buffer = 0  # by convention the empty one
-    users = [*tensors, *(model.metadata or [])]
+    users = [*tensors, *model.metadata]
     kept = sorted({0, *(user.buffer for user in users)})
     for user in users:
         user.buffer = kept.index(user.buffer)
@@ -171,7 +172,7 @@ def _signatures(
     if not is_encoded(model):
         return {"classify": (model, windows)}
     w = recipe.window
-    hop = build_system(replace(recipe, window=replace(w, n_frames=w.hop_frames))).get_layer("encode")
+    hop = build_system(replace(recipe, window=replace(w, n_frames=w.hop_frames)), twin=True).get_layer("encode")
     hop.set_weights(model.get_layer("encode").get_weights())
     chunks = [windows[:, i : i + hop.input.shape[1]] for i in range(0, w.n_frames, w.hop_frames)]
     features = model.get_layer("encode").predict(windows, verbose=0)

@@ -58,7 +58,7 @@ def twin(recipe: Recipe, trained: Any, lstm: str) -> Any:
     import keras
 
     model = build_system(recipe, twin=True)
-    model.set_weights(trained.get_weights())
+    model.set_weights([w.reshape(v.shape) for w, v in zip(trained.get_weights(), model.weights, strict=True)])
     if lstm in _LOOPS:
         for layer in _lstm_layers(model):
             layer.inner_loop = partial(_LOOPS[lstm], layer)

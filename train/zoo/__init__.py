@@ -2,7 +2,8 @@
 
 Every builder takes ``(n_frames, n_features, n_labels, twin=False, **options)`` and returns a Keras model from
 normalised log-mel windows ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``. ``twin=True`` builds what
-is converted to TFLite, with the same weights and without what only training needs (see `serkit.convert.lstm`).
+is converted to TFLite, with the same weights (but for axes of one) and without what only training needs (see
+`serkit.convert.lstm`).
 """
 
 from __future__ import annotations

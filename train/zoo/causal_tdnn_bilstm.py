@@ -51,7 +51,8 @@ def build(
             ``prod(strides)``.
         n_features: Mel bands.
         n_labels: Emotions.
-        twin: Build what is converted, without what only training needs.
+        twin: Build what is converted: convolutions over time and one band, for the converter puts each Conv1D between
+            two operators that reshape.
         level_frames: How many earlier frames set the level.
         filters: Filters of the stem's convolutions; the last is the width of the blocks.
         kernels: Their lengths, frames or steps.
@@ -74,15 +75,26 @@ def build(
     check_window(n_frames, level_frames, filters, kernels, strides, 2 * sum(dilations))
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     x = relative_level(inputs, level_frames)
-    for i, (n_filters, kernel, step) in enumerate(zip(filters, kernels, strides, strict=True)):
-        x = layers.Conv1D(n_filters, kernel, strides=step, use_bias=False, name=f"conv{i + 1}")(x)
+    if twin:
+        x = layers.Reshape((x.shape[1], 1, n_features))(x)
+
+    def convolution(n: int, kernel: int, name: str, *, stride: int = 1, dilation: int = 1) -> Any:
+        if twin:
+            options = {"strides": (stride, 1), "dilation_rate": (dilation, 1)}
+            return layers.Conv2D(n, (kernel, 1), use_bias=False, name=name, **options)
+        return layers.Conv1D(n, kernel, strides=stride, dilation_rate=dilation, use_bias=False, name=name)
+
+    for i, (n_filters, kernel, stride) in enumerate(zip(filters, kernels, strides, strict=True)):
+        x = convolution(n_filters, kernel, f"conv{i + 1}", stride=stride)(x)
         x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i + 1}")(x))
     for i, dilation in enumerate(dilations):
-        options = {"kernel_size": 2, "dilation_rate": dilation, "use_bias": False}
-        y = layers.Conv1D(bottleneck, name=f"narrow{i + 1}", **options)(x)
-        y = layers.Conv1D(filters[-1], name=f"wide{i + 1}", **options)(y)
+        y = convolution(bottleneck, 2, f"narrow{i + 1}", dilation=dilation)(x)
+        y = convolution(filters[-1], 2, f"wide{i + 1}", dilation=dilation)(y)
         y = layers.ReLU()(layers.BatchNormalization(name=f"norm_wide{i + 1}")(y))
-        x = layers.Add()([layers.Rescaling(_BYPASS)(layers.Cropping1D((2 * dilation, 0))(x)), y])
+        past = layers.Cropping2D(((2 * dilation, 0), (0, 0))) if twin else layers.Cropping1D((2 * dilation, 0))
+        x = layers.Add()([layers.Rescaling(_BYPASS)(past(x)), y])
+    if twin:
+        x = layers.Reshape((x.shape[1], filters[-1]))(x)
     encode = keras.Model(inputs, x, name="encode")
 
     heard = keras.Input(x.shape[1:], name="features")
