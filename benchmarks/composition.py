@@ -204,9 +204,9 @@ class Material:
 def material(bundle: Bundle, data: Path, side: str) -> Material:
     """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
 
-    Tuning takes the validation speakers of the model's training, on whom no weight was trained, what else of nEMO it
-    never heard, and the kinds of noise that recipes may train on; testing takes the protocol's test speakers, those of
-    nEMO that ship-test keeps back, everyday speech and every kind of noise.
+    Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
+    where no label of it was (its encoder may have heard it), and the kinds of noise that recipes may train on; testing
+    takes the protocol's test speakers, the voices of nEMO that ship-test keeps back, everyday speech and every noise.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
@@ -222,9 +222,13 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     heard = set(info["learned_from"]["voices"])
     check_unseen(split, info["learned_from"]["utterances"], heard)
     chosen = split.test if side == "test" else split.validation
-    polish = [u for u in read_corpus("nemo", data) if u.emotion == "neutral" and u.voice not in heard]
-    polish = [u for u in polish if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
-    neutral = {u.key: u for u in (*chosen, *polish) if u.emotion in ("neutral", "calm")}
+    polish = [u for u in read_corpus("nemo", data) if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
+    if side == "test":
+        polish = [u for u in polish if u.voice not in heard]
+    elif "nemo" in info["corpora"]:
+        polish = []  # of those it knows with labels; its validation speakers are chosen already
+    neutral = {u.key: u for u in chosen if u.emotion in ("neutral", "calm")}
+    neutral |= {u.key: u for u in polish if u.emotion == "neutral"}
     kinds = [d for d in sorted((data / "noise").iterdir()) if d.is_dir()]
     open_kinds = [d for d in kinds if d.name not in TEST_NOISES]
     noises = kinds if side == "test" else open_kinds
