@@ -224,7 +224,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     chosen = split.test if side == "test" else split.validation
     polish = [u for u in read_corpus("nemo", data) if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
     if side == "test":
-        polish = [u for u in polish if u.voice not in heard]
+        check_unseen(replace(split, test=tuple(polish)), info["learned_from"]["utterances"], heard)
     elif "nemo" in info["corpora"]:
         polish = []  # of those it knows with labels; its validation speakers are chosen already
     neutral = {u.key: u for u in chosen if u.emotion in ("neutral", "calm")}

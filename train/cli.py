@@ -95,7 +95,7 @@ def train(
 
     \b
     Examples:
-      serkit train serkit --data ~/corpora
+      serkit train serkit-cnn --data ~/corpora
       serkit train r1 --protocol speaker-independent --fold 3 --data ~/corpora --out runs/r1-fold3
     """
     prepare_keras(backend)

@@ -107,7 +107,7 @@ def test_latency_beside_a_peer(tiny_bundles: dict[str, Path]) -> None:
     assert "ratio" not in rows[3]
 
 
-@pytest.mark.parametrize(("recipe", "n_frames"), [("light-sernet", 188), ("serkit-tiny", 385)])
+@pytest.mark.parametrize(("recipe", "n_frames"), [("light-sernet", 188), ("serkit-cnn-tiny", 385)])
 def test_a_peer_is_built_from_a_recipe_and_says_that_it_never_trained(recipe: str, n_frames: int) -> None:
     peer = open_peer(recipe)
     assert (peer.name, peer.format, peer.info["trained"]) == (f"{recipe}-int8", "int8", None)

@@ -238,6 +238,8 @@ def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
     test, tuned = (composition.material(bundle, data, side) for side in ("test", "tune"))
     voices = [{u.voice for u in (*m.utterances, *m.neutral)} for m in (test, tuned)]
     assert not voices[0] & voices[1]
+    assert voices[0] >= {"nemo/MK0", "nemo/MP0", "nemo/SM0"}
+    assert "nemo/EB0" in voices[1]
     assert not voices[0] & set(bundle.info["learned_from"]["voices"])
     assert not {u.key for u in tuned.utterances} & set(trained_on(bundle, data))
     assert not {"car", "babble", "street", "transport"} & {d.name for d in tuned.noises}

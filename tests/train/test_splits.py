@@ -76,6 +76,7 @@ def test_ship_test_keeps_its_speakers_from_every_corpus_at_once() -> None:
     split = make_split(made_up("ravdess", "emodb", "tess", "nemo"), "ship-test")
     assert set(voices(split.test)) == {f"{c}/{s}" for c, kept in SHIP_TEST.items() for s in kept}
     assert "tess/OAF" in voices(split.train)
+    assert {v for v in voices(split.test) if v.startswith("nemo/")} == {"nemo/MK0", "nemo/MP0", "nemo/SM0"}
 
 
 def test_speech_and_song_share_their_actors() -> None:
