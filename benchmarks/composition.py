@@ -18,8 +18,8 @@ import numpy.typing as npt
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle
 from serkit.edge.errors import CorpusError
-from serkit.train.augment import TEST_NOISES
-from serkit.train.conditions import noise as noise_condition
+from serkit.train import conditions
+from serkit.train.augment import N_TALKERS, TEST_NOISES
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
 from serkit.train.splits import SHIP_TEST, check_unseen, make_split
 
@@ -29,6 +29,7 @@ UTTERANCES = (4, 8)  # of an episode
 PAUSE_S = (0.2, 1.0)  # between its utterances
 GAP_S = (3.0, 10.0)  # between episodes
 FLOOR_DBFS = -70.0  # of a quiet room
+CROWD_S = 60.0  # of many voices, then they say the same again
 TRIM_DB = 40.0  # what lies this far below an utterance's loudest 25 ms, at its ends, is cut off
 
 
@@ -39,6 +40,15 @@ class Speech:
     start_s: float
     end_s: float
     emotion: str | None
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Noise that lies below speech: what it is, samples to choose from, and the speech's ratio to it, dB."""
+
+    kind: str
+    noises: tuple[Array, ...]
+    snr_db: float
 
 
 @dataclass(frozen=True)
@@ -94,25 +104,25 @@ class _Tape:
         self.add(samples)
         self.speech.append(Speech(start, self.time_s, emotion))
 
-    def session(self, kind: str, voice: str | None, bed: tuple[Path, float] | None) -> Session:
+    def session(self, kind: str, voice: str | None, bed: Bed | None) -> Session:
         """Lay the room's own noise below everything, and a bed whose ratio counts against the speech alone."""
         dry = np.concatenate(self._pieces)
         samples = dry + np.float32(10 ** (FLOOR_DBFS / 20)) * self.rng.standard_normal(len(dry)).astype(np.float32)
         name = "quiet"
         if bed is not None:
-            folder, snr_db = bed
             spoken = sum(s.end_s - s.start_s for s in self.speech) / self.time_s
-            over_all = snr_db + 10 * float(np.log10(spoken))  # a condition's ratio counts the pauses as well
-            wet = noise_condition(folder, over_all, self.sample_rate).apply(dry, str(self.rng.integers(1 << 30)))
+            over_all = bed.snr_db + 10 * float(np.log10(spoken))  # a condition's ratio counts the pauses as well
+            noise = conditions.noise(bed.kind, bed.noises, over_all)
+            wet = noise.apply(dry, str(self.rng.integers(1 << 30)))
             samples = samples + (wet - dry)
-            name = f"{folder.name} {snr_db:g} dB"
+            name = f"{bed.kind} {bed.snr_db:g} dB"
         return Session(kind, voice, name, np.clip(samples, -1, 1), tuple(self.speech))
 
 
 def emotion_sessions(
     utterances: Sequence[Utterance],
     minutes: float,
-    beds: Sequence[tuple[Path, float] | None],
+    beds: Sequence[Bed | None],
     sample_rate: int,
     seed: int,
 ) -> Iterator[Session]:
@@ -141,7 +151,7 @@ def neutral_sessions(
     utterances: Sequence[Utterance],
     files: Sequence[Path],
     minutes: float,
-    beds: Sequence[tuple[Path, float] | None],
+    beds: Sequence[Bed | None],
     sample_rate: int,
     seed: int,
 ) -> Iterator[Session]:
@@ -182,6 +192,19 @@ def noise_sessions(kinds: Sequence[Path], minutes: float, sample_rate: int, seed
     yield tape.session("noise", None, None)
 
 
+def crowd(utterances: Sequence[Utterance], sample_rate: int) -> Array:
+    """Many who talk at once, for ``CROWD_S``."""
+    rng = np.random.default_rng(0)
+    total = np.zeros(int(CROWD_S * sample_rate), np.float32)
+    for _ in range(N_TALKERS):
+        said: list[Array] = []
+        while sum(map(len, said)) < len(total):
+            samples = trimmed(read_utterance(utterances[rng.integers(len(utterances))], sample_rate), sample_rate)
+            said.append(samples / max(float(np.sqrt(np.mean(np.square(samples)))), 1e-6))
+        total += np.concatenate(said)[: len(total)]
+    return total
+
+
 @dataclass(frozen=True)
 class Material:
     """What sessions are made of, of people and noises on one side of a split.
@@ -191,22 +214,23 @@ class Material:
         neutral: Neutral utterances, also of a corpus that the model has never heard.
         files: Everyday speech.
         noises: Folders of noise, for noise sessions.
-        beds: Noise and ratio below emotion sessions; None is a quiet room.
+        beds: What lies below emotion and neutral sessions; None is a quiet room.
     """
 
     utterances: tuple[Utterance, ...]
     neutral: tuple[Utterance, ...]
     files: tuple[Path, ...]
     noises: tuple[Path, ...]
-    beds: tuple[tuple[Path, float] | None, ...]
+    beds: tuple[Bed | None, ...]
 
 
 def material(bundle: Bundle, data: Path, side: str) -> Material:
     """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
 
     Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
-    where no label of it was (its encoder may have heard it), and the kinds of noise that recipes may train on; testing
-    takes the protocol's test speakers, the voices of nEMO that ship-test keeps back, everyday speech and every noise.
+    where no label of it was (its encoder may have heard it), the kinds of noise that recipes may train on, and the
+    voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
+    ship-test keeps back, everyday speech and every noise.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
@@ -234,13 +258,19 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     noises = kinds if side == "test" else open_kinds
     # the voice detector was tuned on its maker's clips
     everyday = [p for p in recordings(data / "speech_neutral") if not p.stem.startswith("silero")]
-    below = ("car", "babble") if side == "test" else ("household", "stationary")
+    rate = bundle.frontend.sample_rate
+    below = {
+        kind: conditions.noises(data / "noise" / kind, rate)
+        for kind in (("car", "babble") if side == "test" else ("household", "stationary"))
+    }
+    if side == "tune":  # in place of the babble that only tests hear
+        below["voices"] = (crowd(split.train, rate),)
     return Material(
         utterances=chosen,
         neutral=tuple(neutral.values()),
         files=tuple(everyday) if side == "test" else (),
         noises=tuple(noises),
-        beds=(None, *((data / "noise" / kind, 20.0) for kind in below)),
+        beds=(None, *(Bed(kind, noises, 20.0) for kind, noises in below.items())),
     )
 
 

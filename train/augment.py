@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ Array = npt.NDArray[np.float32]
 #: Kinds of noise (sub-folders) that only tests ever hear; training may use all others.
 TEST_NOISES = ("babble", "car", "street", "transport")
 
+#: Of the noise ``voices``: how many people talk at once, how many such crowds there are, and for how long, frames.
+N_TALKERS, N_CROWDS, CROWD_FRAMES = 6, 8, 3000
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
@@ -49,8 +52,9 @@ class AugmentSettings:
         pitch_shift: Largest shift, semitones, either way.
         noise_probability: Share of windows that get noise.
         noise_snr_db: Range the signal-to-noise ratio is drawn from, dB.
-        noise_kinds: ``white``, made here, and sub-folders of the folder ``noise`` among the corpora; those that only
-            tests may hear (`TEST_NOISES`) are refused.
+        noise_kinds: ``white`` and ``voices`` (many people at once, of those who train), made here, and sub-folders of
+            the folder ``noise`` among the corpora; those that only tests may hear (`TEST_NOISES`) are refused.
+        noise_tilt_db: Largest spectral tilt of the noise across the band, dB, either way (rumble, hiss).
         tilt_db: Largest spectral tilt across the band, dB, either way (another microphone).
         time_masks: How many stretches of time are blanked.
         time_mask_frames: Their largest length, frames.
@@ -65,6 +69,7 @@ class AugmentSettings:
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_kinds: tuple[str, ...] = ("white",)
+    noise_tilt_db: float = 0.0
     tilt_db: float = 0.0
     time_masks: int = 0
     time_mask_frames: int = 20
@@ -79,8 +84,8 @@ class AugmentSettings:
         low, high = self.noise_snr_db
         if not -math.inf < low <= high < math.inf:
             raise SettingsError(f"noise_snr_db runs from {low} to {high}; give two numbers, the lower one first")
-        for name in ("time_stretch", "pitch_shift", "tilt_db", "time_masks", "time_mask_frames", "mel_masks",
-                     "mel_mask_bands"):  # fmt: skip
+        for name in ("time_stretch", "pitch_shift", "noise_tilt_db", "tilt_db", "time_masks", "time_mask_frames",
+                     "mel_masks", "mel_mask_bands"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 (off) or more")
         if not 0 <= self.noise_probability <= 1:
@@ -92,20 +97,64 @@ class AugmentSettings:
             )
 
 
-def noise_frames(samples: Array, settings: FrontendSettings) -> Array:
-    """Log-mel frames of a noise recording brought to a mean frame power of 1, ``(n_frames, n_mels)``."""
-    frames = features(samples, settings)
+def of_power_1(frames: Array) -> Array:
+    """Log-mel frames brought to a mean frame power of 1."""
     return np.asarray(frames - np.log(np.mean(np.exp(frames).sum(axis=1))), np.float32)
 
 
-def noise_library(settings: AugmentSettings, frontend: FrontendSettings, data: Path, longest: int) -> list[Array]:
+def tilt(db: float, n_mels: int) -> Array:
+    """What a spectral tilt of so many dB across the band adds to log-mel frames, ``(n_mels,)``."""
+    return np.linspace(-1, 1, n_mels, dtype=np.float32) * np.float32(db * np.log(10) / 20)
+
+
+def noise_frames(samples: Array, settings: FrontendSettings) -> Array:
+    """Log-mel frames of a noise recording brought to a mean frame power of 1, ``(n_frames, n_mels)``."""
+    return of_power_1(features(samples, settings))
+
+
+def crowd(spoken: Sequence[npt.NDArray[np.floating[Any]]], rng: np.random.Generator) -> Array:
+    """Log-mel frames of many who talk at once, of a mean frame power of 1, ``(CROWD_FRAMES, n_mels)``.
+
+    Args:
+        spoken: Log-mel frames of utterances.
+        rng: Chooses who talks.
+    """
+    total = np.zeros((CROWD_FRAMES, spoken[0].shape[1]))
+    for _ in range(N_TALKERS):
+        said: list[Array] = []
+        while sum(map(len, said)) < CROWD_FRAMES:
+            power = np.exp(spoken[rng.integers(len(spoken))].astype(np.float32))
+            said.append(power / power.sum(axis=1).mean())
+        total += np.concatenate(said)[:CROWD_FRAMES]
+    return of_power_1(np.log(total).astype(np.float32))
+
+
+def noise_library(
+    settings: AugmentSettings,
+    frontend: FrontendSettings,
+    data: Path,
+    longest: int,
+    spoken: Sequence[npt.NDArray[np.floating[Any]]] = (),
+) -> list[Array]:
     """Frames of the noises that training may hear, each at least ``longest`` frames (short ones are repeated).
+
+    Args:
+        settings: Name the kinds.
+        frontend: Of the frames.
+        data: Folder of the corpora and the noise.
+        longest: Frames.
+        spoken: Log-mel frames of the utterances that train, of which ``voices`` is made.
 
     Raises:
         SettingsError: A kind has no folder of recordings below ``data / "noise"``.
     """
-    library = []
+    library: list[Array] = []
+    rng = np.random.default_rng(0)
     for kind in settings.noise_kinds if settings.noise_probability else ():
+        if kind == "voices":
+            crowds = [crowd(spoken, rng) for _ in range(N_CROWDS)]
+            library += [np.tile(frames, (-(-(longest + 1) // len(frames)), 1)) for frames in crowds]
+            continue
         if kind == "white":
             samples = [np.random.default_rng(0).standard_normal(20 * frontend.sample_rate).astype(np.float32)]
         else:
@@ -225,13 +274,14 @@ def augmented_window(
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)
     if a.tilt_db:
-        x = x + np.linspace(-1, 1, x.shape[1], dtype=np.float32) * np.float32(
-            rng.uniform(-a.tilt_db, a.tilt_db) * np.log(10) / 20
-        )
+        x = x + tilt(rng.uniform(-a.tilt_db, a.tilt_db), x.shape[1])
     if a.noise_probability and rng.random() < a.noise_probability:
         noise = noises[rng.integers(len(noises))] if len(noises) > 1 else noises[0]
         offset = rng.integers(len(noise) - n_frames)
-        x = add_noise(x, noise[offset : offset + n_frames], rng.uniform(*a.noise_snr_db))
+        noise = noise[offset : offset + n_frames]
+        if a.noise_tilt_db:
+            noise = of_power_1(noise + tilt(rng.uniform(-a.noise_tilt_db, a.noise_tilt_db), x.shape[1]))
+        x = add_noise(x, noise, rng.uniform(*a.noise_snr_db))
     for count, longest, axis in ((a.time_masks, a.time_mask_frames, 0), (a.mel_masks, a.mel_mask_bands, 1)):
         for _ in range(count):
             width = int(rng.integers(longest + 1))

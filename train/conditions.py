@@ -48,13 +48,8 @@ def _recordings(folder: Path, what: str) -> list[Path]:
     return files
 
 
-def noise(folder: Path, snr_db: float, sample_rate: int) -> Condition:
-    """Noise from the recordings in ``folder``; each utterance always meets the same one at the same place.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    noises = [read_audio(p, sample_rate) for p in _recordings(folder, "noise")]
+def noise(what: str, noises: Sequence[Array], snr_db: float) -> Condition:
+    """One of the ``noises``, added; each utterance always meets the same one at the same place."""
 
     def apply(samples: Array, name: str) -> Array:
         rng = np.random.default_rng(list(name.encode()))
@@ -64,7 +59,16 @@ def noise(folder: Path, snr_db: float, sample_rate: int) -> Condition:
         gain = np.sqrt(float(np.mean(np.square(samples))) / max(power, 1e-12) / 10 ** (snr_db / 10))
         return np.asarray(samples + np.float32(gain) * chosen, np.float32)
 
-    return Condition("noise", folder.name, apply, snr_db)
+    return Condition("noise", what, apply, snr_db)
+
+
+def noises(folder: Path, sample_rate: int) -> tuple[Array, ...]:
+    """The samples of all recordings in ``folder``.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    return tuple(read_audio(p, sample_rate) for p in _recordings(folder, "noise"))
 
 
 def room(path: Path, sample_rate: int) -> Condition:
@@ -102,11 +106,11 @@ def clipped(share: float = 0.05) -> Condition:
     return Condition("clipped", f"{share:.0%} of samples", apply)
 
 
-def conditions(noises: Path | None, rooms: Path | None, sample_rate: int) -> Sequence[Condition]:
+def conditions(noise_folder: Path | None, rooms: Path | None, sample_rate: int) -> Sequence[Condition]:
     """The whole set: clean, every kind of noise at every ratio, every room, gains, telephone, clipping.
 
     Args:
-        noises: Folder with one sub-folder of recordings per kind of noise; without it, no noise.
+        noise_folder: Folder with one sub-folder of recordings per kind of noise; without it, no noise.
         rooms: Folder of impulse responses; without it, no rooms.
         sample_rate: Hz.
 
@@ -114,10 +118,11 @@ def conditions(noises: Path | None, rooms: Path | None, sample_rate: int) -> Seq
         SettingsError: A folder holds no recording.
     """
     made = [Condition("clean", "", lambda samples, name: samples)]
-    if noises is not None:
-        _recordings(noises, "noise")
-        kinds = [d for d in sorted(noises.iterdir()) if d.is_dir()] or [noises]
-        made += [noise(kind, snr, sample_rate) for kind in kinds for snr in SNRS_DB]
+    if noise_folder is not None:
+        _recordings(noise_folder, "noise")
+        kinds = [d for d in sorted(noise_folder.iterdir()) if d.is_dir()] or [noise_folder]
+        heard = {kind.name: noises(kind, sample_rate) for kind in kinds}
+        made += [noise(kind, samples, snr) for kind, samples in heard.items() for snr in SNRS_DB]
     if rooms is not None:
         made += [room(path, sample_rate) for path in _recordings(rooms, "room impulse response")]
     return [*made, *map(gain, _GAINS_DB), telephone(sample_rate), clipped()]

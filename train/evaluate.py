@@ -57,7 +57,7 @@ def evaluate(
     scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
     if noise is None or snr_db is None:
         return scorer.row()
-    condition = conditions.noise(noise, snr_db, scorer.sample_rate)
+    condition = conditions.noise(noise.name, conditions.noises(noise, scorer.sample_rate), snr_db)
     return scorer.row(condition) | {"noise": {"folder": noise.name, "snr_db": snr_db}}
 
 

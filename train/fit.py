@@ -129,7 +129,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
         if start:
             begin(learner, load_trained(start))
-        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames)
+        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames, sides["train"].frames)
         epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
         _compile(recipe, learner, run)
         if recipe.teacher.alone:

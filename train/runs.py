@@ -98,7 +98,7 @@ def open_run(recipe: Recipe, out: Path) -> RunState:
     """
     config = json.loads(json.dumps(recipe.to_dict()))
     config_path = out / "config.json"
-    if config_path.exists() and json.loads(config_path.read_text(encoding="utf-8")) != config:
+    if config_path.exists() and _config(config_path) != config:
         raise SettingsError(
             f"{out} holds a run of another recipe or schedule; choose another folder (--out or --runs), or delete it"
         )
@@ -108,6 +108,15 @@ def open_run(recipe: Recipe, out: Path) -> RunState:
     except OSError as error:
         raise SettingsError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     return RunState(out)
+
+
+def _config(path: Path) -> Any:
+    """A run's recipe in full: with the defaults of settings that it is older than; None if it is none."""
+    try:
+        recipe = build(Recipe, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (SettingsError, ValueError):
+        return None
+    return json.loads(json.dumps(recipe.to_dict()))
 
 
 #: Training utterances kept for int8 calibration.

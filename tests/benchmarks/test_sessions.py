@@ -16,8 +16,9 @@ from serkit.benchmarks.sessions import Heard
 from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.cli import main
-from serkit.edge.decision import read_preset
+from serkit.edge.decision import ClassSettings, read_preset
 from serkit.edge.stream import Recognizer, ScoredWindow, predict
+from serkit.train.conditions import noises
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.splits import make_split
 
@@ -27,7 +28,8 @@ BUNDLE = SimpleNamespace(labels=LABELS, name="oracle")
 PRESET = read_preset("driver")
 DRIVER = replace(
     PRESET, stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5,
-    classes={name: replace(c, enter=None) for name, c in PRESET.classes.items()},
+    patience_s=0.0, min_duration_s=0.0, refractory_s=0.0,
+    classes={name: ClassSettings(labels=c.labels, leave=c.leave) for name, c in PRESET.classes.items()},
 )  # fmt: skip
 
 
@@ -176,7 +178,7 @@ def test_a_bed_of_noise_has_its_ratio_to_the_speech(utterances: list[Utterance],
     soundfile.write(kind / "hum.wav", 0.1 * rng.standard_normal(5 * RATE), RATE)
     one = [u for u in utterances if u.speaker == "1"]
     (quiet,) = composition.emotion_sessions(one, 0.5, [None], RATE, 0)
-    (noisy,) = composition.emotion_sessions(one, 0.5, [(kind, 20.0)], RATE, 0)
+    (noisy,) = composition.emotion_sessions(one, 0.5, [composition.Bed("hum", noises(kind, RATE), 20.0)], RATE, 0)
     where = np.concatenate([np.arange(int(s.start_s * RATE), int(s.end_s * RATE)) for s in quiet.speech])
     speech, noise = quiet.samples[where], (noisy.samples - quiet.samples)[: len(quiet.samples)][where]
     assert 10 * np.log10(np.mean(np.square(speech)) / np.mean(np.square(noise))) == pytest.approx(20, abs=0.5)
@@ -244,3 +246,11 @@ def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
     assert not {u.key for u in tuned.utterances} & set(trained_on(bundle, data))
     assert not {"car", "babble", "street", "transport"} & {d.name for d in tuned.noises}
     assert {"car", "babble", "street", "transport"} <= {d.name for d in test.noises}
+
+
+def test_a_crowd_is_loud_all_the_time(utterances: list[Utterance]) -> None:
+    many = composition.crowd(utterances, RATE)
+    levels = np.sqrt(np.mean(np.square(many.reshape(-1, RATE)), axis=1))
+    assert len(many) == composition.CROWD_S * RATE
+    assert levels.min() > 0.5 * levels.max() > 0
+    assert np.array_equal(many, composition.crowd(utterances, RATE))

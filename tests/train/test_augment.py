@@ -11,9 +11,11 @@ from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.window import WindowSettings, silence
 from serkit.train.augment import (
+    N_CROWDS,
     AugmentSettings,
     add_noise,
     augmented_window,
+    crowd,
     noise_library,
     random_cut,
     shift_pitch,
@@ -124,6 +126,41 @@ def test_noise_kinds_come_from_folders_and_some_are_for_tests_alone(tmp_path: Pa
         noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("rain",)), S, tmp_path, 128)
     with pytest.raises(SettingsError, match="not car, which only tests may hear"):
         AugmentSettings(noise_kinds=("white", "car"))
+
+
+def test_voices_are_those_who_train_all_at_once(speech: np.ndarray, rng: np.random.Generator) -> None:
+    spoken = features(speech, S).astype(np.float16)
+    many = crowd([spoken, spoken[20:]], rng)
+    assert np.mean(np.exp(many).sum(axis=1)) == pytest.approx(1, rel=1e-3)
+
+    def sound(frames: np.ndarray) -> np.ndarray:
+        return np.log(np.exp(frames.astype(float)).mean(axis=0))
+
+    def unrest(frames: np.ndarray) -> float:
+        return float(np.exp(frames.astype(float)).sum(axis=1).std() / np.exp(frames.astype(float)).sum(axis=1).mean())
+
+    assert correlation(sound(many), sound(spoken)) > 0.99
+    assert unrest(many) < 0.7 * unrest(spoken)
+    library = noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("voices",)), S, Path(), 4000, [spoken])
+    assert len(library) == N_CROWDS
+    assert all(len(frames) > 4000 for frames in library)
+
+
+def test_noise_is_tilted_and_stays_as_loud(speech: np.ndarray) -> None:
+    quiet = np.full((200, S.n_mels), silence(S), np.float32)
+    quiet[:, 5] = 0.0  # what the noise is measured against
+    flat, tilted = (
+        [
+            random_window(quiet, W, AugmentSettings(noise_probability=1.0, noise_snr_db=(0, 0), noise_tilt_db=db),
+                          np.random.default_rng(seed))
+            for seed in range(8)
+        ]
+        for db in (0.0, 30.0)
+    )  # fmt: skip
+    loud = [np.mean(np.exp(w[:, 6:]).sum(axis=1)) for w in (*flat, *tilted)]
+    assert min(loud) > 0.3 * max(loud)
+    slopes = [np.ptp([w[:, 6:30].mean(), w[:, -24:].mean()]) for w in tilted]
+    assert max(slopes) > 3 + max(np.ptp([w[:, 6:30].mean(), w[:, -24:].mean()]) for w in flat)
 
 
 def test_windows_cut_from_speech_hold_it_behind_their_context(speech: np.ndarray) -> None:

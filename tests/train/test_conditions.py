@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from serkit.edge.errors import SettingsError
-from serkit.train.conditions import SNRS_DB, clipped, conditions, gain, noise, room, telephone
+from serkit.train.conditions import SNRS_DB, clipped, conditions, gain, noise, noises, room, telephone
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def hiss(tmp_path: Path, rng: np.random.Generator) -> Path:
 def test_noise_stands_at_its_ratio_and_in_the_same_place_each_time(
     hiss: Path, speech: np.ndarray, snr_db: float
 ) -> None:
-    condition = noise(hiss, snr_db, 16000)
+    condition = noise("car", noises(hiss, 16000), snr_db)
     noisy = condition.apply(speech, "a")
     added = noisy - speech
     assert 10 * np.log10(np.mean(speech**2) / np.mean(added**2)) == pytest.approx(snr_db, abs=0.01)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from serkit.edge.errors import SettingsError
 from serkit.edge.settings import build
 from serkit.train.recipe import Recipe, bundled_recipes, override, read_recipe
+from serkit.train.runs import open_run
 
 
 @pytest.mark.parametrize("name", bundled_recipes())
@@ -67,3 +70,20 @@ def test_a_wrong_recipe_says_what_is_wrong(tmp_path: Path, text: str, message: s
 def test_a_missing_recipe_names_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"no recipe nonesuch; give a TOML file or one of cnn, .*r1"):
         read_recipe("nonesuch")
+
+
+def test_a_run_goes_on_with_settings_that_it_is_older_than(tmp_path: Path) -> None:
+    recipe = read_recipe("cnn")
+    open_run(recipe, tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["augment"]["noise_tilt_db"]
+    path.write_text(json.dumps(config))
+    open_run(recipe, tmp_path)
+    assert json.loads(path.read_text())["augment"]["noise_tilt_db"] == 0
+    tilted = replace(recipe, augment=replace(recipe.augment, noise_tilt_db=3.0))
+    with pytest.raises(SettingsError, match="holds a run of another recipe"):
+        open_run(tilted, tmp_path)
+    path.write_text("{}")
+    with pytest.raises(SettingsError, match="holds a run of another recipe"):
+        open_run(recipe, tmp_path)
