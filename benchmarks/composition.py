@@ -21,7 +21,7 @@ from serkit.edge.errors import CorpusError
 from serkit.train import conditions
 from serkit.train.augment import N_TALKERS, TEST_NOISES
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
-from serkit.train.splits import SHIP_TEST, check_unseen, make_split
+from serkit.train.splits import SHIP_TEST, Split, check_unseen, make_split
 
 Array = npt.NDArray[np.float32]
 
@@ -228,8 +228,8 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     """What a model may be tested on (``test``), or its settings tuned on (``tune``): other people, other noises.
 
     Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
-    where no label of it was (its encoder may have heard it), the kinds of noise that recipes may train on, and the
-    voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
+    where no label of it was (of strangers to its encoder as well), the kinds of noise that recipes may train on, and
+    the voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
     ship-test keeps back, everyday speech and every noise.
 
     Raises:
@@ -242,15 +242,24 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     info = bundle.info
     known = [u for corpus in info["corpora"] for u in read_corpus(corpus, data) if u.emotion in bundle.labels]
     s = info["split"]
-    split = make_split(known, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"])
+
+    def divided(utterances: Sequence[Utterance]) -> Split:
+        return make_split(
+            utterances, s["protocol"], fold=s["fold"], seed=s["seed"], validation_share=s["validation_share"]
+        )
+
+    split = divided(known)
     heard = set(info["learned_from"]["voices"])
     check_unseen(split, info["learned_from"]["utterances"], heard)
     chosen = split.test if side == "test" else split.validation
-    polish = [u for u in read_corpus("nemo", data) if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
+    nemo = read_corpus("nemo", data)
+    polish = [u for u in nemo if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
     if side == "test":
         check_unseen(replace(split, test=tuple(polish)), info["learned_from"]["utterances"], heard)
     elif "nemo" in info["corpora"]:
         polish = []  # of those it knows with labels; its validation speakers are chosen already
+    elif "nemo" in info.get("started_with", {}):  # whoever trained the encoder is no stranger, labels or not
+        polish = list(divided(nemo).validation)
     neutral = {u.key: u for u in chosen if u.emotion in ("neutral", "calm")}
     neutral |= {u.key: u for u in polish if u.emotion == "neutral"}
     kinds = [d for d in sorted((data / "noise").iterdir()) if d.is_dir()]
