@@ -22,7 +22,8 @@ def tables() -> str:
     return "\n".join([
         "Accuracy, as fractions; the last column is that speaker's UAR, over the emotions they have. `random` splits",
         "have the same speakers in training and test and come out far too high; `ship-test` speakers were never seen",
-        "(those of EMO-DB have a single utterance of disgust, which alone is worth 17 points of UAR):",
+        "(those of EMO-DB have a single utterance of disgust, which alone is worth 17 points of UAR; nEMO is Polish,",
+        "and no emotion in it was told to the models that ship):",
         "",
         *accuracy_report.accuracy(results),
         "",
