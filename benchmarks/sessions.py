@@ -305,11 +305,11 @@ def tune(
 
     def made(values: dict[str, float]) -> DecisionSettings:
         classes = dict(settings.classes)
-        # priors of three decimals; the last one is what the others leave
-        total, left = sum(values[key] for key in weights), 1.0
+        # the last class is left without: its prior is what the others leave, so that a user can change one of them
+        total = sum(values[key] for key in weights)
         for key, name in weights.items():
-            prior = round(left if name == list(classes)[-1] else values[key] / total, 3)
-            classes[name], left = replace(classes[name], prior=prior), left - prior
+            last = name == list(classes)[-1]
+            classes[name] = replace(classes[name], prior=None if last else round(values[key] / total, 3))
         for key, name in alarms.items():
             classes[name] = replace(classes[name], enter=float(values[key]))
         for key, name in waits.items():

@@ -146,25 +146,24 @@ def noise_library(
         spoken: Log-mel frames of the utterances that train, of which ``voices`` is made.
 
     Raises:
-        SettingsError: A kind has no folder of recordings below ``data / "noise"``.
+        SettingsError: A kind has no folder of recordings below ``data / "noise"``, or nobody speaks for ``voices``.
     """
+    if settings.noise_probability and "voices" in settings.noise_kinds and not spoken:
+        raise SettingsError("the noise 'voices' is made of utterances that train, and there are none; drop it")
     library: list[Array] = []
     rng = np.random.default_rng(0)
     for kind in settings.noise_kinds if settings.noise_probability else ():
         if kind == "voices":
-            crowds = [crowd(spoken, rng) for _ in range(N_CROWDS)]
-            library += [np.tile(frames, (-(-(longest + 1) // len(frames)), 1)) for frames in crowds]
-            continue
-        if kind == "white":
-            samples = [np.random.default_rng(0).standard_normal(20 * frontend.sample_rate).astype(np.float32)]
+            sounds = [crowd(spoken, rng) for _ in range(N_CROWDS)]
+        elif kind == "white":
+            white = np.random.default_rng(0).standard_normal(20 * frontend.sample_rate).astype(np.float32)
+            sounds = [noise_frames(white, frontend)]
         else:
             files = list(recordings(data / "noise" / kind))
             if not files:
                 raise SettingsError(f"no noise recordings in {data / 'noise' / kind}; put some there, or drop {kind!r}")
-            samples = [read_audio(p, frontend.sample_rate) for p in files]
-        for recording in samples:
-            frames = noise_frames(recording, frontend)
-            library.append(np.tile(frames, (-(-(longest + 1) // len(frames)), 1)))
+            sounds = [noise_frames(read_audio(p, frontend.sample_rate), frontend) for p in files]
+        library += [np.tile(frames, (-(-(longest + 1) // len(frames)), 1)) for frames in sounds]
     return library
 
 

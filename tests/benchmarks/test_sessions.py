@@ -199,6 +199,8 @@ def test_tuning_finds_settings_that_lose_less() -> None:
     _, again = sessions.tune(h, BUNDLE, found, 3, 1, range(3))
     assert again <= least  # it begins where it stands
     assert found.classes.keys() == DRIVER.classes.keys()
+    given = [c.prior is not None for c in found.classes.values()]
+    assert given == [True] * (len(given) - 1) + [False]  # so that one can be changed alone
 
 
 def trained_on(bundle: Bundle, data: Path) -> list[str]:

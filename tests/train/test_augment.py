@@ -143,6 +143,8 @@ def test_voices_are_those_who_train_all_at_once(speech: np.ndarray, rng: np.rand
     assert unrest(many) < 0.7 * unrest(spoken)
     library = noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("voices",)), S, Path(), 4000, [spoken])
     assert len(library) == N_CROWDS
+    with pytest.raises(SettingsError, match="'voices' is made of utterances that train, and there are none"):
+        noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("voices",)), S, Path(), 4000)
     assert all(len(frames) > 4000 for frames in library)
 
 
