@@ -8,8 +8,8 @@ recordings and near silence, no speech at all). A bed of noise can lie under the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from serkit.edge.errors import CorpusError
 from serkit.train import conditions
 from serkit.train.augment import N_TALKERS, TEST_NOISES
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
-from serkit.train.splits import SHIP_TEST, Split, check_unseen, make_split
+from serkit.train.enrolment import SUNG
+from serkit.train.splits import SHIP_TEST, Split, check_unseen, make_split, voices
 
 Array = npt.NDArray[np.float32]
 
@@ -57,7 +58,7 @@ class Session:
 
     Attributes:
         kind: ``emotion``, ``neutral`` or ``noise``.
-        voice: Who speaks; None for several or nobody.
+        voice: Who alone speaks; None for several or nobody.
         bed: The noise below the speech, such as ``car 20 dB``, or what a noise session consists of.
         samples: Mono float32.
         speech: In order, not overlapping.
@@ -215,6 +216,8 @@ class Material:
         files: Everyday speech.
         noises: Folders of noise, for noise sessions.
         beds: What lies below emotion and neutral sessions; None is a quiet room.
+        enrolling: By voice, what it says neutrally before its sessions, and in none of them. Where there is any, every
+            session is of one voice, without everyday speech or noise alone: nobody enrolled for these.
     """
 
     utterances: tuple[Utterance, ...]
@@ -222,6 +225,7 @@ class Material:
     files: tuple[Path, ...]
     noises: tuple[Path, ...]
     beds: tuple[Bed | None, ...]
+    enrolling: Mapping[str, tuple[Utterance, ...]] = field(default_factory=dict)
 
 
 def material(bundle: Bundle, data: Path, side: str) -> Material:
@@ -230,7 +234,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
     where no label of it was (of strangers to its encoder as well), the kinds of noise that recipes may train on, and
     the voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
-    ship-test keeps back, everyday speech and every noise.
+    ship-test keeps back, everyday speech and every noise. Songs are on neither side: they are nobody's ordinary speech.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
@@ -251,7 +255,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     split = divided(known)
     heard = set(info["learned_from"]["voices"])
     check_unseen(split, info["learned_from"]["utterances"], heard)
-    chosen = split.test if side == "test" else split.validation
+    chosen = tuple(u for u in (split.test if side == "test" else split.validation) if not u.key.startswith(SUNG))
     nemo = read_corpus("nemo", data)
     polish = [u for u in nemo if (u.speaker in SHIP_TEST["nemo"]) == (side == "test")]
     if side == "test":
@@ -284,12 +288,37 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
 
 
 def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
-    """All sessions: ``minutes`` with emotions, two thirds of that neutral and two thirds noise."""
+    """All sessions: ``minutes`` with emotions, two thirds of that neutral and, of strangers, two thirds noise."""
     yield from emotion_sessions(m.utterances, minutes, m.beds, sample_rate, seed)
-    yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, seed)
-    yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
+    if not m.enrolling:
+        yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, seed)
+        yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
+    for voice in m.enrolling:
+        own = [u for u in m.neutral if u.voice == voice]
+        for session in neutral_sessions(own, (), minutes * 2 / 3 / len(m.enrolling), m.beds, sample_rate, seed):
+            yield replace(session, voice=voice)
 
 
 def n_sessions(m: Material) -> int:
     """How many `compose` makes."""
-    return (len({u.voice for u in m.utterances}) + 1) * len(m.beds) + len(m.noises) + 1
+    others = len(m.enrolling) * len(m.beds) if m.enrolling else len(m.beds) + len(m.noises) + 1
+    return len(voices(m.utterances)) * len(m.beds) + others
+
+
+def acquainted(m: Material) -> Material:
+    """The same people, to be enrolled: half of what each says neutrally is for that, the rest is for sessions.
+
+    As in `serkit.train.enrolment`, the first half in the order of their names enrolls. Who has fewer than two neutral
+    utterances is left out.
+    """
+    neutral: dict[str, list[Utterance]] = defaultdict(list)
+    for u in sorted(m.neutral, key=lambda u: u.key):
+        if u.emotion == "neutral":
+            neutral[u.voice].append(u)
+    enrolling = {voice: tuple(takes[: len(takes) // 2]) for voice, takes in neutral.items() if len(takes) > 1}
+    taken = {u.key for takes in enrolling.values() for u in takes}
+
+    def left(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+        return tuple(u for u in utterances if u.voice in enrolling and u.key not in taken)
+
+    return replace(m, utterances=left(m.utterances), neutral=left(m.neutral), enrolling=enrolling)

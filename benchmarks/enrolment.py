@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from serkit.edge.bundle import Bundle, read_bundle
 from serkit.edge.stream import Recognizer
-from serkit.edge.voice import enroll, strength
+from serkit.edge.voice import Voice, enroll, strength
 from serkit.train.enrolment import score_enrolment
 from serkit.train.evaluate import Scorer
 
@@ -37,22 +38,19 @@ def measure(model: str, corpus: str, data: Path, protocol: str, engine: str) -> 
     speech_s: list[float] = []
 
     def offset(half: list[int]) -> npt.NDArray[np.float64]:
-        voice = _enrolled(bundle, [scorer.samples[i] for i in half], engine)
-        speech_s.append(voice[1])
-        return voice[0]
+        voice = enrolled(bundle, [scorer.samples[i] for i in half], engine)
+        speech_s.append(voice.speech_s)
+        return np.array(voice.offset)
 
     figures = score_enrolment(heard, dict.fromkeys(heard.enrollable(), offset))
     return {**scorer.about(), "strength": factor, "speech_s": round(float(np.median(speech_s)), 1), **figures}
 
 
-def _enrolled(
-    bundle: Bundle, utterances: list[npt.NDArray[np.float32]], engine: str
-) -> tuple[npt.NDArray[np.float64], float]:
-    """A voice's offset, and the seconds of speech it took."""
+def enrolled(bundle: Bundle, utterances: Sequence[npt.NDArray[np.float32]], engine: str = "auto") -> Voice:
+    """The voice of some utterances, heard as one stream; little of it is enough."""
     pause = np.zeros(int(PAUSE_S * bundle.frontend.sample_rate), np.float32)
     stream = np.concatenate([part for samples in utterances for part in (samples, pause)])
-    voice = enroll(Recognizer(bundle, engine), [stream], "test", "", least_s=0.0)
-    return np.array(voice.offset), voice.speech_s
+    return enroll(Recognizer(bundle, engine), [stream], "test", "", least_s=0.0)
 
 
 def line(row: dict[str, Any]) -> str:

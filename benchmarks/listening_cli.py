@@ -58,61 +58,93 @@ def vad(data: Path, repeats: int, out: Path | None, as_json: bool) -> None:
 @click.option("--minutes", type=click.FloatRange(1), default=60.0, show_default=True, help="Of sessions with emotions.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the composition.")
 @click.option("--tune", type=click.IntRange(3), metavar="TRIALS", help="Instead, search the preset's numbers.")
+@click.option("--enroll", is_flag=True, help="Instead, sessions of one voice each, before and after it is enrolled.")
 @out_option("Also write a results JSON, and a plot beside it.")
 @as_json
 def sessions(
-    model: str, data: Path, preset: str, minutes: float, seed: int, tune: int | None, out: Path | None, as_json: bool
+    model: str,
+    data: Path,
+    preset: str,
+    minutes: float,
+    seed: int,
+    tune: int | None,
+    enroll: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Hours of listening to people the model never heard: frames, episodes, delay, flips and false alarms.
 
     --tune composes sessions of other people and other noises than are tested, and prints the preset it finds.
+    --enroll hears half of each voice's neutral utterances first, and leaves them out of the sessions.
 
     \b
     Examples:
       serkit bench sessions --data ~/corpora
+      serkit bench sessions --enroll --data ~/corpora
       serkit bench sessions --tune 300 --data ~/corpora
     """
+    if tune is not None and enroll:
+        raise click.UsageError("--tune and --enroll are two different things to do; leave one of them out")
     if tune is not None and out is not None:
         raise click.UsageError("--tune prints a preset and measures nothing for --out; leave one of them out")
     needs("train", "sklearn", "scipy", "matplotlib")
+    import numpy as np
     from rich.console import Console
     from rich.progress import track
 
     from serkit.benchmarks import composition
     from serkit.benchmarks import sessions as job
+    from serkit.benchmarks.enrolment import enrolled
     from serkit.edge.bundle import read_bundle
     from serkit.edge.decision import read_preset, to_toml
     from serkit.edge.stream import Recognizer
+    from serkit.train.corpora import read_utterance
     from serkit.train.results import write_results
 
     console = Console(stderr=True)
     settings = read_preset(preset)
     recognizer = Recognizer(read_bundle(model))
     bundle = recognizer.bundle
+    rate = bundle.frontend.sample_rate
     material = composition.material(bundle, data, "test" if tune is None else "tune")
-    composed = composition.compose(material, minutes, bundle.frontend.sample_rate, seed)
+    if enroll:
+        material = composition.acquainted(material)
+    acquaintances = {
+        voice: Recognizer(bundle, offset=np.array(enrolled(bundle, [read_utterance(u, rate) for u in takes]).offset))
+        for voice, takes in material.enrolling.items()
+    }
+    composed = composition.compose(material, minutes, rate, seed)
     n = composition.n_sessions(material)
-    heard = [job.hear(recognizer, s) for s in track(composed, "listening", total=n, console=console, transient=True)]
+    strange, known = [], []
+    for session in track(composed, "listening", total=n, console=console, transient=True):
+        strange.append(job.hear(recognizer, session))
+        if session.voice in acquaintances:
+            known.append(job.hear(acquaintances[session.voice], session))
     if tune is not None:
         trials = track(range(tune), "tuning", console=console, transient=True)
-        found, best = job.tune(heard, bundle, settings, tune, seed, trials)
-        click.echo(f"# loss {best:.4f}; {job.loss(heard, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)
+        found, best = job.tune(strange, bundle, settings, tune, seed, trials)
+        click.echo(f"# loss {best:.4f}; {job.loss(strange, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)
         return
-    ways = {preset: settings, "raw argmax": job.raw(settings)}
+    ways = {
+        preset: (strange, settings),
+        f"{preset}, enrolled": (known, settings),
+        "raw argmax": (strange, job.raw(settings)),
+    }
+    ways = {name: (heard, way) for name, (heard, way) in ways.items() if heard}
     rows = [
         {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}
-        for name, way in ways.items()
+        for name, (heard, way) in ways.items()
         for row in job.figures(heard, bundle, way, settings.resting)
     ]
     if out is not None:
         write_results(out, "sessions", rows)
-        job.plot(heard[0], bundle, ways, out.with_suffix(".png"))
+        job.plot(bundle, {name: (heard[0], way) for name, (heard, way) in ways.items()}, out.with_suffix(".png"))
     for row in rows:
         if as_json:
             click.echo(json.dumps({"schema": 1, **row}))
         elif row["sessions"] == "emotion":
             click.echo(
-                f"{row['decision']:<11} {'emotion, ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
+                f"{row['decision']:<16} {'emotion, ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
                 f"frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
                 f"delay {row['delay_median_s']} s of {row['event_recall']:.0%} found  "
                 f"{row['flips_per_minute']:.1f} flips per min"
@@ -120,7 +152,7 @@ def sessions(
         else:
             where = f"{row['sessions']}, {row['bed'] or 'all'}"
             click.echo(
-                f"{row['decision']:<11} {where:<20} {row['minutes']:5.1f} min  "
+                f"{row['decision']:<16} {where:<20} {row['minutes']:5.1f} min  "
                 f"{row['alarms']} false alarms, {row['false_alarms_per_hour']:.1f} per hour "
                 f"(at most {row['at_most_per_hour']:.1f}), model asked in {row['scored_share']:.0%}"
             )

@@ -57,7 +57,10 @@ def hear(recognizer: Recognizer, session: Session) -> Heard:
     clips = np.empty((0, len(bundle.labels)))
     if spoken:
         cut = window_utterances(spoken, f, bundle.window)
-        clips = utterance_probabilities(recognizer.engine.batch_logits, cut, len(spoken), bundle.temperature)
+        offset = np.float32(0) if recognizer.offset is None else recognizer.offset.astype(np.float32)
+        clips = utterance_probabilities(
+            lambda inputs: recognizer.engine.batch_logits(inputs) - offset, cut, len(spoken), bundle.temperature
+        )
     return Heard(
         replace(session, samples=np.empty(0, np.float32)), len(session.samples) / f.sample_rate, windows, clips
     )
@@ -234,13 +237,15 @@ def score_alarms(
 def figures(
     heard: Sequence[Heard], bundle: Bundle, settings: DecisionSettings, resting: str | None
 ) -> list[dict[str, Any]]:
-    """Rows of one way to decide: for each kind of session all of them, then by bed.
+    """Rows of one way to decide: for each kind of session that was heard all of them, then by bed.
 
     ``test_only`` says of a noise whether nothing was tuned on its recordings; "all" noise is of these and of the quiet.
     """
     rows = []
     for kind, measure in (("emotion", score_emotion), ("neutral", score_alarms), ("noise", score_alarms)):
         mine = [h for h in heard if h.session.kind == kind]
+        if not mine:
+            continue
         unseen = [h for h in mine if kind != "noise" or h.session.bed in ("quiet", *TEST_NOISES)]
         rows.append({"sessions": kind, "bed": None, **measure(unseen or mine, bundle, settings, resting)})
         for bed in dict.fromkeys(h.session.bed for h in mine):
@@ -333,17 +338,15 @@ def tune(
     return made(best[1]), best[0]
 
 
-def plot(heard: Heard, bundle: Bundle, ways: dict[str, DecisionSettings], path: Path, minutes: float = 4.0) -> None:
-    """The first minutes of one session: what was shown, and what each way to decide made of it."""
+def plot(bundle: Bundle, ways: dict[str, tuple[Heard, DecisionSettings]], path: Path, minutes: float = 4.0) -> None:
+    """The first minutes of one session: what was shown, and what each way to hear it and to decide made of it."""
     from matplotlib.figure import Figure
 
-    settings = next(iter(ways.values()))
+    heard, settings = next(iter(ways.values()))
     to_class = class_of(settings)
     names = [*dict.fromkeys(to_class.values()), "unsure", "silence"]
     speech = [_Run(s.start_s, s.end_s, to_class[str(s.emotion)]) for s in heard.session.speech]
-    rows = {"shown": speech} | {
-        name: _answers(replay(heard, bundle, way), heard.duration_s) for name, way in ways.items()
-    }
+    rows = {"shown": speech} | {name: _answers(replay(h, bundle, way), h.duration_s) for name, (h, way) in ways.items()}
     figure = Figure(figsize=(11, 1.2 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     colours = [f"C{i}" for i in range(len(names) - 2)] + ["0.6", "0.92"]

@@ -10,7 +10,7 @@ import soundfile
 from click.testing import CliRunner
 
 from serkit.benchmarks import composition, sessions
-from serkit.benchmarks.composition import Session, Speech
+from serkit.benchmarks.composition import Material, Session, Speech
 from serkit.benchmarks.hops import CLIP
 from serkit.benchmarks.sessions import Heard
 from serkit.edge.audio import read_audio
@@ -171,6 +171,39 @@ def test_a_session_is_what_its_timeline_says_and_the_seed_makes_it(utterances: l
     assert not np.array_equal(first[0].samples, made(4)[0].samples)
 
 
+def test_who_enrolls_says_nothing_twice(utterances: list[Utterance], tmp_path: Path) -> None:
+    mute = [replace(u, speaker="3") for u in utterances if u.emotion != "neutral"]
+    neutral = tuple(u for u in utterances if u.emotion == "neutral")
+    strangers = Material((*utterances, *mute), neutral, (tmp_path / "everyday.wav",), (tmp_path,), (None,))
+    known = composition.acquainted(strangers)
+    assert {voice: [u.key[-5:-3] for u in takes] for voice, takes in known.enrolling.items()} == {
+        "ravdess/1": ["01"], "ravdess/2": ["01"]
+    }  # fmt: skip
+    said = {u.key for u in (*known.utterances, *known.neutral)}
+    assert not said & {u.key for takes in known.enrolling.values() for u in takes}
+    made = list(composition.compose(known, 1.0, RATE, 0))
+    assert [(s.kind, s.voice) for s in made] == [
+        (kind, voice) for kind in ("emotion", "neutral") for voice in ("ravdess/1", "ravdess/2")
+    ]
+    assert composition.n_sessions(known) == len(made)
+
+
+def test_an_enrolled_voice_is_heard_in_windows_and_clips() -> None:
+    bundle = read_bundle("default")
+    samples = read_audio(CLIP, RATE)
+    session = Session("emotion", "v", "quiet", samples, (Speech(1.0, 6.5, "neutral"),))
+    offset = np.zeros(len(bundle.labels))
+    offset[bundle.labels.index("sad")] = 50.0
+    known = sessions.hear(Recognizer(bundle, offset=offset), session)
+    stranger = sessions.hear(Recognizer(bundle), session)
+    sad = bundle.labels.index("sad")
+    for h, most in ((stranger, 1.0), (known, 1e-6)):
+        assert all(
+            0 < p[sad] <= most for p in (*(w.probabilities for w in h.windows if w.probabilities is not None), *h.clips)
+        )
+    assert max(w.probabilities[sad] for w in stranger.windows if w.probabilities is not None) > 1e-3
+
+
 def test_a_bed_of_noise_has_its_ratio_to_the_speech(utterances: list[Utterance], tmp_path: Path) -> None:
     kind = tmp_path / "hum"
     kind.mkdir()
@@ -230,6 +263,11 @@ def test_tuning_writes_no_results(tmp_path: Path) -> None:
     assert (ran.exit_code, "--tune prints a preset" in ran.stderr) == (2, True)
 
 
+def test_tuning_enrolls_nobody() -> None:
+    ran = CliRunner().invoke(main, ["bench", "sessions", "--data", ".", "--tune", "3", "--enroll"])
+    assert (ran.exit_code, "--tune and --enroll are two different things" in ran.stderr) == (2, True)
+
+
 def test_sessions_need_noise_and_say_so(corpus: Path) -> None:
     ran = CliRunner().invoke(main, ["bench", "sessions", "--data", str(corpus)])
     assert ran.exit_code == 1
@@ -249,6 +287,7 @@ def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
     assert not {u.key for u in tuned.utterances} & set(trained_on(bundle, data))
     assert not {"car", "babble", "street", "transport"} & {d.name for d in tuned.noises}
     assert {"car", "babble", "street", "transport"} <= {d.name for d in test.noises}
+    assert not any(u.corpus == "ravdess-song" for m in (test, tuned) for u in (*m.utterances, *m.neutral))
     assert [bed.kind for bed in tuned.beds if bed is not None] == ["household", "stationary", "voices"]
 
 
