@@ -217,7 +217,7 @@ class Material:
         noises: Folders of noise, for noise sessions.
         beds: What lies below emotion and neutral sessions; None is a quiet room.
         enrolling: By voice, what it says neutrally before its sessions, and in none of them. Where there is any, every
-            session is of one voice, without everyday speech or noise alone: nobody enrolled for these.
+            session with speech is of one voice; there is no everyday speech, for nobody enrolled for that.
     """
 
     utterances: tuple[Utterance, ...]
@@ -288,21 +288,20 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
 
 
 def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
-    """All sessions: ``minutes`` with emotions, two thirds of that neutral and, of strangers, two thirds noise."""
+    """All sessions: ``minutes`` with emotions, two thirds of that neutral and two thirds noise."""
     yield from emotion_sessions(m.utterances, minutes, m.beds, sample_rate, seed)
     if not m.enrolling:
         yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, seed)
-        yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
     for voice in m.enrolling:
         own = [u for u in m.neutral if u.voice == voice]
         for session in neutral_sessions(own, (), minutes * 2 / 3 / len(m.enrolling), m.beds, sample_rate, seed):
             yield replace(session, voice=voice)
+    yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
 
 
 def n_sessions(m: Material) -> int:
     """How many `compose` makes."""
-    others = len(m.enrolling) * len(m.beds) if m.enrolling else len(m.beds) + len(m.noises) + 1
-    return len(voices(m.utterances)) * len(m.beds) + others
+    return (len(voices(m.utterances)) + (len(m.enrolling) or 1)) * len(m.beds) + len(m.noises) + 1
 
 
 def acquainted(m: Material) -> Material:

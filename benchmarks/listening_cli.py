@@ -74,7 +74,8 @@ def sessions(
 ) -> None:
     """Hours of listening to people the model never heard: frames, episodes, delay, flips and false alarms.
 
-    --tune composes sessions of other people and other noises than are tested, and prints the preset it finds.
+    --tune composes sessions of other people and other noises than are tested, hears them in each other's voices as
+    well, and prints the preset it finds.
     --enroll hears half of each voice's neutral utterances first, and leaves them out of the sessions.
 
     \b
@@ -107,12 +108,13 @@ def sessions(
     bundle = recognizer.bundle
     rate = bundle.frontend.sample_rate
     material = composition.material(bundle, data, "test" if tune is None else "tune")
-    if enroll:
+    if enroll or (tune is not None and bundle.enrolment):
         material = composition.acquainted(material)
-    acquaintances = {
-        voice: Recognizer(bundle, offset=np.array(enrolled(bundle, [read_utterance(u, rate) for u in takes]).offset))
+    offsets = {
+        voice: enrolled(bundle, [read_utterance(u, rate) for u in takes]).offset
         for voice, takes in material.enrolling.items()
     }
+    acquaintances = {voice: Recognizer(bundle, offset=np.array(o)) for voice, o in offsets.items() if enroll}
     composed = composition.compose(material, minutes, rate, seed)
     n = composition.n_sessions(material)
     strange, known = [], []
@@ -121,6 +123,7 @@ def sessions(
         if session.voice in acquaintances:
             known.append(job.hear(acquaintances[session.voice], session))
     if tune is not None:
+        strange = job.strangers(strange, bundle, offsets, seed)
         trials = track(range(tune), "tuning", console=console, transient=True)
         found, best = job.tune(strange, bundle, settings, tune, seed, trials)
         click.echo(f"# loss {best:.4f}; {job.loss(strange, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)

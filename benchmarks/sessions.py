@@ -6,7 +6,7 @@ scored windows, among them the raw argmax over the same classes, so that a prese
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy.stats import chi2
 
 from serkit.benchmarks.composition import Session
+from serkit.edge.adaptation import RunningVoice
 from serkit.edge.affect import AFFECT
 from serkit.edge.bundle import Bundle
 from serkit.edge.decision import ClassSettings, Decision, DecisionSettings
@@ -24,6 +25,7 @@ from serkit.edge.events import Event
 from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, ScoredWindow
 from serkit.edge.vad import VoiceGate
+from serkit.edge.window import softmax
 from serkit.train.augment import TEST_NOISES
 from serkit.train.scoring import utterance_probabilities, window_utterances
 
@@ -32,6 +34,7 @@ Array = npt.NDArray[np.float32]
 GRID_S = 0.1  # of the frame-level score
 EARLY_S = 0.5  # a detection may start so long before its episode: one hop
 SAME_S = 3.0  # an answer that comes again within this time has not been away; longer than PAUSE_S, shorter than GAP_S
+N_STRANGERS = 2  # voices besides its own in which a session is heard for tuning
 AFTER_S = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)  # how long after an episode began its answer is looked at
 
 
@@ -68,10 +71,36 @@ def hear(recognizer: Recognizer, session: Session) -> Heard:
 
 def replay(heard: Heard, bundle: Bundle, settings: DecisionSettings) -> list[Event]:
     """The events that these settings make of a session."""
-    decision = Decision(bundle.labels, bundle.name, settings)
+    decision = Decision(bundle.labels, bundle.name, settings, voice=RunningVoice.of(bundle, settings.adapt_s))
     # an answer counts from when it is given, whatever time it is about
     events = [replace(e, time_s=w.time_s) for w in heard.windows for e in decision.window(w.time_s, w.probabilities)]
     return events + decision.end()
+
+
+def in_the_voice(heard: Heard, bundle: Bundle, offset: Sequence[float]) -> Heard:
+    """A session as a voice would have said it from which enrolling takes ``offset``: its windows with that put on."""
+    shift = np.array(offset) / bundle.temperature
+
+    def moved(window: ScoredWindow) -> ScoredWindow:
+        if window.probabilities is None:
+            return window
+        return replace(window, probabilities=softmax(np.log(np.maximum(window.probabilities, 1e-12)) + shift))
+
+    return replace(heard, windows=tuple(moved(w) for w in heard.windows))
+
+
+def strangers(heard: Sequence[Heard], bundle: Bundle, offsets: Mapping[str, Sequence[float]], seed: int) -> list[Heard]:
+    """Sessions of more people than there are: each one also in `N_STRANGERS` of the other voices, by seed.
+
+    Five people who validate are few, and what sets a stranger apart is the neutral point. How much of a measured one
+    belongs to the voice was found on validation speakers, and is what ``offsets`` are (`serkit.edge.voice`).
+    """
+    rng = np.random.default_rng([seed, 5])
+    found = list(heard)
+    for h in heard:
+        others = [v for v in sorted(offsets) if v != h.session.voice] if h.session.voice in offsets else []
+        found += [in_the_voice(h, bundle, offsets[v]) for v in rng.permutation(others)[:N_STRANGERS]]
+    return found
 
 
 def raw(settings: DecisionSettings) -> DecisionSettings:

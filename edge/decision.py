@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.adaptation import RunningVoice
 from serkit.edge.affect import expected_affect
 from serkit.edge.errors import SettingsError
 from serkit.edge.events import Event
@@ -73,6 +74,7 @@ class DecisionSettings:
         per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
             ``max_utterance_s``), about the mean of its windows, instead of one per window.
         max_utterance_s: Longest utterance, s.
+        adapt_s: How much calm speech a voice is known by (`serkit.edge.adaptation`), s; 0 hears everybody alike.
         enter: See `ClassSettings`; these five stand for every class that says nothing else.
         leave: As above.
         patience_s: As above.
@@ -87,6 +89,7 @@ class DecisionSettings:
     memory_s: float = 1.0
     per_utterance: bool = False
     max_utterance_s: float = 15.0
+    adapt_s: float = 0.0
     enter: float = 0.35
     leave: float = 0.25
     patience_s: float = 0.0
@@ -96,7 +99,7 @@ class DecisionSettings:
     classes: dict[str, ClassSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("stay_s", "memory_s", "max_utterance_s"):
+        for name in ("stay_s", "memory_s", "max_utterance_s", "adapt_s"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 s or more")
         if not 0 < self.evidence <= 1:
@@ -190,6 +193,7 @@ class Decision:
         settings: How to decide.
         hop_s: From one window to the next, s. After a longer step than that, for windows may be left out, a window
             weighs as much as those in whose place it is, up to 1. None: all weigh alike.
+        voice: Learns how whoever speaks sounds; see ``adapt_s``.
 
     Attributes:
         answers: What an event's ``emotion`` can be.
@@ -203,12 +207,18 @@ class Decision:
     """
 
     def __init__(
-        self, labels: Sequence[str], model: str, settings: DecisionSettings, hop_s: float | None = None
+        self,
+        labels: Sequence[str],
+        model: str,
+        settings: DecisionSettings,
+        hop_s: float | None = None,
+        voice: RunningVoice | None = None,
     ) -> None:
         self._labels = tuple(labels)
         self._model = model
         self._settings = settings
         self._hop_s = hop_s
+        self._voice = voice
         classes = settings.resolved(labels)
         self.answers = tuple(classes)
         self._classes = list(classes.values())
@@ -253,6 +263,8 @@ class Decision:
         self._previous_s = time_s
         if probabilities is None:
             return self._silence(time_s)
+        if self._voice is not None:
+            probabilities = self._voice.window(step_s, probabilities)
         if math.isnan(self._began_s):
             self._began_s = time_s
         self._spoke_s = time_s

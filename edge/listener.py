@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from serkit.edge.adaptation import RunningVoice
 from serkit.edge.audio import FileSource, PipeSource, Source, paced
 from serkit.edge.bundle import read_bundle
 from serkit.edge.config import Config, read_config
@@ -314,7 +315,8 @@ def listen(
     offset = voice_offset(voice, bundle)
     recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads, offset)
     all_sinks = [*config.sinks(), *sinks]
-    decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s)
+    running = RunningVoice.of(bundle, config.decision.adapt_s)
+    decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s, running)
     gate = VoiceGate(rate, config.vad)
     opened: Source
     if callable(source):
@@ -333,7 +335,7 @@ def listen(
         opened.close()
         raise
     pace.live = opened.live
-    return Listener(
+    listener = Listener(
         recognizer,
         opened,
         decision,
@@ -344,3 +346,6 @@ def listen(
         realtime=realtime,
         voice=voice,
     )
+    if config.decision.adapt_s and running is None:
+        listener.announce(f"{bundle.name} gains nothing from knowing a voice; everybody is heard alike")
+    return listener

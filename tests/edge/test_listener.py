@@ -145,6 +145,30 @@ def test_lost_audio_is_a_status_event(model: Path, speech: np.ndarray) -> None:
     assert listener.health.notices == 2
 
 
+def test_a_model_that_cannot_adapt_says_so_once(model: Path, speech: np.ndarray) -> None:
+    def heard(adapt_s: float) -> list[Event]:
+        config = replace(BY_LEVEL, decision=DecisionSettings(adapt_s=adapt_s))
+        with serkit.listen(fake(speech), model=model, config=config) as listener:
+            return list(listener)
+
+    adapting = heard(600.0)
+    (status,) = (e for e in adapting if e.kind == "status")
+    assert "gains nothing from knowing a voice; everybody is heard alike" in str(status.message)
+    assert [e.probabilities for e in adapting if e.kind != "status"] == [e.probabilities for e in heard(0.0)]
+
+
+def test_listening_gets_to_know_a_voice(speech: np.ndarray) -> None:
+    def heard(adapt_s: float) -> list[Event]:
+        decision = DecisionSettings(adapt_s=adapt_s, stay_s=0.0, evidence=1.0)
+        config = replace(BY_LEVEL, model="default", decision=decision)
+        with serkit.listen(fake(np.tile(speech, 4)), config=config) as listener:
+            return [e for e in listener if e.probabilities]
+
+    alike, known = heard(0.0), heard(600.0)
+    assert alike[0].probabilities == pytest.approx(known[0].probabilities)
+    assert alike[-1].probabilities != pytest.approx(known[-1].probabilities, abs=1e-6)
+
+
 def test_a_stream_too_short_to_hear_says_so(model: Path) -> None:
     with (
         serkit.listen(fake(np.zeros(10)), model=model) as listener,
