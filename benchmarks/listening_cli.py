@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def sessions(
 
     --tune composes sessions of other people and other noises than are tested, hears them in each other's voices as
     well, and prints the preset it finds.
-    --enroll hears half of each voice's neutral utterances first, and leaves them out of the sessions.
+    --enroll hears half of each voice's neutral utterances first, leaves them out of the sessions, and says what the
+    preset's running statistics bring (adapt_s).
 
     \b
     Examples:
@@ -128,12 +130,11 @@ def sessions(
         found, best = job.tune(strange, bundle, settings, tune, seed, trials)
         click.echo(f"# loss {best:.4f}; {job.loss(strange, bundle, settings):.4f} before\n{to_toml(found)}", nl=False)
         return
-    ways = {
-        preset: (strange, settings),
-        f"{preset}, enrolled": (known, settings),
-        "raw argmax": (strange, job.raw(settings)),
-    }
-    ways = {name: (heard, way) for name, (heard, way) in ways.items() if heard}
+    ways = {preset: (strange, settings)}
+    if enroll:  # who is enrolled is not learned again, as in `serkit listen --voice`
+        alike = replace(settings, adapt_s=0.0)
+        ways |= {f"{preset}, not adapting": (strange, alike), f"{preset}, enrolled": (known, alike)}
+    ways["raw argmax"] = (strange, job.raw(settings))
     rows = [
         {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}
         for name, (heard, way) in ways.items()
@@ -143,22 +144,22 @@ def sessions(
         write_results(out, "sessions", rows)
         job.plot(bundle, {name: (heard[0], way) for name, (heard, way) in ways.items()}, out.with_suffix(".png"))
     for row in rows:
-        if as_json:
-            click.echo(json.dumps({"schema": 1, **row}))
-        elif row["sessions"] == "emotion":
-            click.echo(
-                f"{row['decision']:<16} {'emotion, ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
-                f"frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
-                f"delay {row['delay_median_s']} s of {row['event_recall']:.0%} found  "
-                f"{row['flips_per_minute']:.1f} flips per min"
-            )
-        else:
-            where = f"{row['sessions']}, {row['bed'] or 'all'}"
-            click.echo(
-                f"{row['decision']:<16} {where:<20} {row['minutes']:5.1f} min  "
-                f"{row['alarms']} false alarms, {row['false_alarms_per_hour']:.1f} per hour "
-                f"(at most {row['at_most_per_hour']:.1f}), model asked in {row['scored_share']:.0%}"
-            )
+        click.echo(json.dumps({"schema": 1, **row}) if as_json else _line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row of sessions, for people."""
+    where = f"{row['decision']:<20} {row['sessions'] + ', ' + (row['bed'] or 'all'):<20} {row['minutes']:5.1f} min  "
+    if row["sessions"] == "emotion":
+        return (
+            f"{where}frames {row['frame_uar']:.3f} (clips {row['clip_uar']:.3f})  episodes F1 {row['event_f1']:.2f}  "
+            f"delay {row['delay_median_s']} s of {row['event_recall']:.0%} found  "
+            f"{row['flips_per_minute']:.1f} flips per min"
+        )
+    return (
+        f"{where}{row['alarms']} false alarms, {row['false_alarms_per_hour']:.1f} per hour "
+        f"(at most {row['at_most_per_hour']:.1f}), model asked in {row['scored_share']:.0%}"
+    )
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""A voice's own way of sounding, learned while it is heard: what `serkit enroll` does, for those who did not.
+"""Running statistics: a voice's own way of sounding, learned while it is heard. For those who did not `serkit enroll`.
 
 Most of what people say is said calmly. So the mean logits of a stream, each window weighted by how calm it is taken to
 be, tend to those of this voice's ordinary speech; what they have beyond those of everybody's, times the strength that

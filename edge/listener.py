@@ -315,7 +315,7 @@ def listen(
     offset = voice_offset(voice, bundle)
     recognizer = Recognizer(bundle, engine or config.engine, paced_by.threads if threads is None else threads, offset)
     all_sinks = [*config.sinks(), *sinks]
-    running = RunningVoice.of(bundle, config.decision.adapt_s)
+    running = None if voice else RunningVoice.of(bundle, config.decision.adapt_s)  # who is enrolled is known already
     decision = Decision(bundle.labels, bundle.name, config.decision, own_hop_s, running)
     gate = VoiceGate(rate, config.vad)
     opened: Source
@@ -346,6 +346,6 @@ def listen(
         realtime=realtime,
         voice=voice,
     )
-    if config.decision.adapt_s and running is None:
+    if config.decision.adapt_s and not voice and running is None:
         listener.announce(f"{bundle.name} gains nothing from knowing a voice; everybody is heard alike")
     return listener
