@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -289,6 +290,19 @@ def test_nobody_is_tuned_on_and_tested_on(data: Path) -> None:
     assert {"car", "babble", "street", "transport"} <= {d.name for d in test.noises}
     assert not any(u.corpus == "ravdess-song" for m in (test, tuned) for u in (*m.utterances, *m.neutral))
     assert [bed.kind for bed in tuned.beds if bed is not None] == ["household", "stationary", "voices"]
+
+
+@pytest.mark.data
+def test_sessions_before_and_after_enrolling(data: Path) -> None:
+    ran = CliRunner().invoke(main, ["bench", "sessions", "--enroll", "--minutes", "1", "--data", str(data), "--json"])
+    assert ran.exit_code == 0, ran.output
+    of_all = {(r["decision"], r["sessions"]): r for r in map(json.loads, ran.stdout.splitlines()) if r["bed"] is None}
+    ways = ["driver", "driver, not adapting", "driver, enrolled", "raw argmax"]
+    assert [w for w, kind in of_all if kind == "emotion"] == ways
+    assert [w for w, kind in of_all if kind == "noise"] == [w for w in ways if "enrolled" not in w]
+    before, after = (of_all[w, "emotion"] for w in ("driver, not adapting", "driver, enrolled"))
+    assert before["minutes"] == after["minutes"]
+    assert before["clip_uar"] != after["clip_uar"]
 
 
 def test_a_crowd_is_loud_all_the_time(utterances: list[Utterance]) -> None:
