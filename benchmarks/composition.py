@@ -154,10 +154,9 @@ def neutral_sessions(
     minutes: float,
     beds: Sequence[Bed | None],
     sample_rate: int,
-    seed: int,
+    rng: np.random.Generator,
 ) -> Iterator[Session]:
     """Everyday speech (every file once per bed) and neutral utterances, person after person."""
-    rng = np.random.default_rng([seed, 2])
     by_voice: dict[str, list[Utterance]] = defaultdict(list)
     for u in utterances:
         by_voice[u.voice].append(u)
@@ -234,7 +233,8 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
     where no label of it was (of strangers to its encoder as well), the kinds of noise that recipes may train on, and
     the voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
-    ship-test keeps back, everyday speech and every noise. Songs are on neither side: they are nobody's ordinary speech.
+    ship-test keeps back, everyday speech and every noise. Nobody sings in front, for that is
+    nobody's ordinary speech.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
@@ -290,11 +290,12 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
 def compose(m: Material, minutes: float, sample_rate: int, seed: int) -> Iterator[Session]:
     """All sessions: ``minutes`` with emotions, two thirds of that neutral and two thirds noise."""
     yield from emotion_sessions(m.utterances, minutes, m.beds, sample_rate, seed)
+    rng = np.random.default_rng([seed, 2])
     if not m.enrolling:
-        yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, seed)
+        yield from neutral_sessions(m.neutral, m.files, minutes * 2 / 3, m.beds, sample_rate, rng)
     for voice in m.enrolling:
         own = [u for u in m.neutral if u.voice == voice]
-        for session in neutral_sessions(own, (), minutes * 2 / 3 / len(m.enrolling), m.beds, sample_rate, seed):
+        for session in neutral_sessions(own, (), minutes * 2 / 3 / len(m.enrolling), m.beds, sample_rate, rng):
             yield replace(session, voice=voice)
     yield from noise_sessions(m.noises, minutes * 2 / 3, sample_rate, seed)
 

@@ -77,8 +77,8 @@ def sessions(
 
     --tune composes sessions of other people and other noises than are tested, hears them in each other's voices as
     well, and prints the preset it finds.
-    --enroll hears half of each voice's neutral utterances first, leaves them out of the sessions, and says what the
-    preset's running statistics bring (adapt_s).
+    --enroll hears half of each voice's neutral utterances first, up to 30 s, leaves that half out of the sessions, and
+    says what the preset's running statistics bring (adapt_s).
 
     \b
     Examples:
@@ -133,7 +133,9 @@ def sessions(
     ways = {preset: (strange, settings)}
     if enroll:  # who is enrolled is not learned again, as in `serkit listen --voice`
         alike = replace(settings, adapt_s=0.0)
-        ways |= {f"{preset}, not adapting": (strange, alike), f"{preset}, enrolled": (known, alike)}
+        if settings.adapt_s:
+            ways[f"{preset}, not adapting"] = (strange, alike)
+        ways[f"{preset}, enrolled"] = (known, alike)
     ways["raw argmax"] = (strange, job.raw(settings))
     rows = [
         {"model": bundle.name, "format": bundle.format, "decision": name, "seed": seed, **row}

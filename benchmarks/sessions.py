@@ -25,7 +25,7 @@ from serkit.edge.events import Event
 from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, ScoredWindow
 from serkit.edge.vad import VoiceGate
-from serkit.edge.window import softmax
+from serkit.edge.window import log_probabilities, softmax
 from serkit.train.augment import TEST_NOISES
 from serkit.train.scoring import utterance_probabilities, window_utterances
 
@@ -78,13 +78,13 @@ def replay(heard: Heard, bundle: Bundle, settings: DecisionSettings) -> list[Eve
 
 
 def in_the_voice(heard: Heard, bundle: Bundle, offset: Sequence[float]) -> Heard:
-    """A session as a voice would have said it from which enrolling takes ``offset``: its windows with that put on."""
+    """A session whose voice also has what enrolling takes from another, ``offset``: added to its windows' logits."""
     shift = np.array(offset) / bundle.temperature
 
     def moved(window: ScoredWindow) -> ScoredWindow:
         if window.probabilities is None:
             return window
-        return replace(window, probabilities=softmax(np.log(np.maximum(window.probabilities, 1e-12)) + shift))
+        return replace(window, probabilities=softmax(log_probabilities(window.probabilities) + shift))
 
     return replace(heard, windows=tuple(moved(w) for w in heard.windows))
 

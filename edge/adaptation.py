@@ -4,6 +4,9 @@ Most of what people say is said calmly. So the mean logits of a stream, each win
 be, tend to those of this voice's ordinary speech; what they have beyond those of everybody's, times the strength that
 was found for enrolment, is taken from every window's (`serkit.edge.voice`). Only that mean is kept, in memory, for as
 long as the stream lasts. What it brings: ``serkit bench sessions --enroll``.
+
+Everybody's point is the plain mean of neutral speech. Weighted by calm, the same speech has logits of "neutral" that
+are 0.1 to 0.6 higher (five validation voices), so a voice like everybody's is heard up to 0.2 less neutral than it is.
 """
 
 from __future__ import annotations
@@ -14,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.bundle import Bundle
-from serkit.edge.window import softmax
+from serkit.edge.window import log_probabilities, softmax
 
 Vector = npt.NDArray[np.float64]
 
 #: Calm speech by which a voice counts as much as everybody, s: the least that `serkit enroll` is content with.
 FAMILIAR_S = 10.0
 _CALM = ("neutral", "calm")
-_LEAST = 1e-9
 
 
 class RunningVoice:
@@ -58,7 +60,7 @@ class RunningVoice:
             step_s: Since the window before it.
             probabilities: ``(n_labels,)``.
         """
-        logits = np.log(np.maximum(probabilities, _LEAST))
+        logits = log_probabilities(probabilities)
         logits -= logits.mean()
         own = (self._total + FAMILIAR_S * self._everybody) / (self._heard_s + FAMILIAR_S)
         adapted = softmax(logits - self._strength * (own - self._everybody))

@@ -27,7 +27,7 @@ class Config:
         model: Bundled model or .tflite file.
         device: Microphone: number or part of its name; None for the system's default.
         engine: What runs the model: ``litert``, ``tflite-runtime``, or ``auto``, the first that is installed.
-        voice: Somebody enrolled with `serkit enroll`, by name or file; None hears everybody alike.
+        voice: Somebody enrolled with `serkit enroll`, by name or file; None: nobody.
         preset: What ``decision`` began with.
         decision: From window probabilities to events; what the file gives is laid over its preset.
         vad: What counts as speech.

@@ -74,7 +74,8 @@ class DecisionSettings:
         per_utterance: One event per utterance, when the speaker pauses for ``memory_s`` (or has spoken for
             ``max_utterance_s``), about the mean of its windows, instead of one per window.
         max_utterance_s: Longest utterance, s.
-        adapt_s: How much calm speech a voice is known by (`serkit.edge.adaptation`), s; 0 hears everybody alike.
+        adapt_s: Calm speech after which a voice is forgotten to a third, s; 0 hears everybody alike. `Decision` is
+            given the `serkit.edge.adaptation.RunningVoice` that this asks for.
         enter: See `ClassSettings`; these five stand for every class that says nothing else.
         leave: As above.
         patience_s: As above.
@@ -193,7 +194,7 @@ class Decision:
         settings: How to decide.
         hop_s: From one window to the next, s. After a longer step than that, for windows may be left out, a window
             weighs as much as those in whose place it is, up to 1. None: all weigh alike.
-        voice: Learns how whoever speaks sounds; see ``adapt_s``.
+        voice: Learns how whoever speaks sounds, as ``settings.adapt_s`` asks for; None hears everybody alike.
 
     Attributes:
         answers: What an event's ``emotion`` can be.

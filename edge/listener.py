@@ -71,7 +71,7 @@ class Listener:
         recognizer: The model that hears.
         answers: What an event's ``emotion`` can be, in display order.
         sinks: Where events go.
-        voice: Name of the person it is adapted to; None hears everybody alike.
+        voice: Name of the person who is enrolled; None: nobody.
         gate: What judges whether somebody speaks; None where levels alone do.
         health: Counters.
         heartbeat: Called after every window, when its events were taken; what it raises ends the stream.
@@ -207,6 +207,9 @@ class Listener:
             self.health.windows += 1
             self.health.scored += window.probabilities is not None and not muted
             if muted:
+                self._decision.window(
+                    time_s, None
+                )  # it goes on, so that what comes next does not stand for all this time
                 events = [Event(time_s=time_s, kind="silence", model=self.recognizer.bundle.name, message="muted")]
             else:
                 events = self._decision.window(time_s, window.probabilities)
@@ -347,5 +350,5 @@ def listen(
         voice=voice,
     )
     if config.decision.adapt_s and not voice and running is None:
-        listener.announce(f"{bundle.name} gains nothing from knowing a voice; everybody is heard alike")
+        listener.announce(f"{bundle.name} cannot adapt to a voice (see `serkit enroll`); everybody is heard alike")
     return listener

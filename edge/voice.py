@@ -26,11 +26,11 @@ from serkit.edge.settings import build
 from serkit.edge.signature import trust_folder
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
+from serkit.edge.window import log_probabilities
 
 SCHEMA = 1
 LEAST_S = 10.0  # of speech; less says more about the sentence than about the voice
 _LARGEST_OFFSET = 100.0  # further moves no answer that a network gives
-_LEAST_PROBABILITY = 1e-12
 _PATIENCE = 10.0  # times the seconds that are asked for; who is silent for longer is not there
 _LARGEST_BYTES = 65536
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -136,8 +136,7 @@ def enroll(
     for window in recognizer.windows(blocks, gate):
         time_s = window.time_s
         if window.probabilities is not None:
-            # its logits, but for a constant; a probability of 0 has none
-            logits = bundle.temperature * np.log(np.maximum(window.probabilities, _LEAST_PROBABILITY))
+            logits = bundle.temperature * log_probabilities(window.probabilities)  # but for a constant
             total += window.speech_ratio * logits
             weight += window.speech_ratio
             # windows overlap: each one counts for its hop, the first for all of it

@@ -100,6 +100,11 @@ def pool_windows(probabilities: npt.ArrayLike, speech: npt.ArrayLike) -> npt.NDA
     return np.asarray(weights @ np.asarray(probabilities, np.float64) / weights.sum())
 
 
+def log_probabilities(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Logits of a softmax but for a constant, ``(..., n_labels)``; a probability of 0 counts as 1e-12."""
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-12))
+
+
 def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Logits ``(..., n_labels)`` to probabilities, float64; a temperature above 1 makes them less certain.
 

@@ -28,7 +28,7 @@ LABELS = ("neutral", "happy", "sad", "angry", "fearful")
 BUNDLE = SimpleNamespace(labels=LABELS, name="oracle")
 PRESET = read_preset("driver")
 DRIVER = replace(
-    PRESET, stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5,
+    PRESET, adapt_s=0.0, stay_s=0.0, evidence=1.0, memory_s=2.0, enter=0.5, leave=0.5,
     patience_s=0.0, min_duration_s=0.0, refractory_s=0.0,
     classes={name: ClassSettings(labels=c.labels, leave=c.leave) for name, c in PRESET.classes.items()},
 )  # fmt: skip
@@ -172,20 +172,28 @@ def test_a_session_is_what_its_timeline_says_and_the_seed_makes_it(utterances: l
     assert not np.array_equal(first[0].samples, made(4)[0].samples)
 
 
-def test_who_enrolls_says_nothing_twice(utterances: list[Utterance], tmp_path: Path) -> None:
+def test_who_enrolls_says_nothing_twice(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mute = [replace(u, speaker="3") for u in utterances if u.emotion != "neutral"]
     neutral = tuple(u for u in utterances if u.emotion == "neutral")
-    strangers = Material((*utterances, *mute), neutral, (tmp_path / "everyday.wav",), (tmp_path,), (None,))
+    strangers = Material((*utterances, *mute), neutral, (tmp_path / "everyday.wav",), (), (None,))
     known = composition.acquainted(strangers)
     assert {voice: [u.key[-5:-3] for u in takes] for voice, takes in known.enrolling.items()} == {
         "ravdess/1": ["01"], "ravdess/2": ["01"]
     }  # fmt: skip
     said = {u.key for u in (*known.utterances, *known.neutral)}
     assert not said & {u.key for takes in known.enrolling.values() for u in takes}
-    made = list(composition.compose(known, 1.0, RATE, 0))
-    assert [(s.kind, s.voice) for s in made] == [
-        (kind, voice) for kind in ("emotion", "neutral") for voice in ("ravdess/1", "ravdess/2")
-    ]
+    read: list[Utterance] = []
+    reads = composition.read_utterance
+    monkeypatch.setattr(composition, "read_utterance", lambda u, rate: (read.append(u), reads(u, rate))[1])
+    made = []
+    for session in composition.compose(known, 1.0, RATE, 0):
+        made.append((session.kind, session.voice))
+        assert {u.voice for u in read} == ({session.voice} if session.voice else set())
+        read.clear()
+    spoken = [(kind, voice) for kind in ("emotion", "neutral") for voice in ("ravdess/1", "ravdess/2")]
+    assert made == [*spoken, ("noise", None)]
     assert composition.n_sessions(known) == len(made)
 
 
@@ -235,6 +243,35 @@ def test_tuning_finds_settings_that_lose_less() -> None:
     assert found.classes.keys() == DRIVER.classes.keys()
     given = [c.prior is not None for c in found.classes.values()]
     assert given == [True] * (len(given) - 1) + [False]  # so that one can be changed alone
+
+
+def test_strangers_have_what_enrolling_would_take_off() -> None:
+    bundle = SimpleNamespace(labels=LABELS, name="m", temperature=2.0)
+    offsets = {"v": [9.0] * 5, "gloomy": [0.0, 0.0, 3.0, 0.0, -3.0], "merry": [0.0, 3.0, 0.0, 0.0, -3.0]}
+    spoken = heard(SPEECH, {10: "neutral"}, 20)
+    noise = replace(spoken, session=replace(spoken.session, kind="noise", voice=None))
+    made = sessions.strangers([spoken, noise], bundle, offsets, 0)
+    assert made[:2] == [spoken, noise]
+    assert len(made) == 4  # in the two other voices; noise is nobody's
+    p = spoken.windows[-1].probabilities
+    taken = sorted(
+        (tuple(bundle.temperature * np.log(h.windows[-1].probabilities / p)) for h in made[2:]), reverse=True
+    )
+    for logits, name in zip(taken, ("gloomy", "merry"), strict=True):
+        assert np.subtract(logits, logits[0]) == pytest.approx(np.array(offsets[name]))
+    assert [w.probabilities is None for w in made[2].windows] == [w.probabilities is None for w in spoken.windows]
+
+
+def test_a_voice_becomes_familiar_where_the_settings_say_so() -> None:
+    bundle = SimpleNamespace(
+        labels=LABELS, name="m", temperature=1.0, enrolment=1.0, neutral_logits=(3.0, 0.0, -1.0, -1.0, -1.0)
+    )
+    gloomy = np.array([0.35, 0.05, 0.5, 0.05, 0.05])
+    h = replace(
+        heard([], {}, 120, "neutral"), windows=tuple(ScoredWindow(t, 1.0, -20.0, gloomy) for t in range(1, 120))
+    )
+    last = [sessions.replay(h, bundle, replace(DRIVER, adapt_s=s))[-1].answer for s in (0.0, 600.0)]
+    assert last == ["distressed", "calm"]
 
 
 def trained_on(bundle: Bundle, data: Path) -> list[str]:

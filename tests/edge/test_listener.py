@@ -12,13 +12,16 @@ import pytest
 import soundfile
 
 import serkit
+from serkit.edge.adaptation import RunningVoice
 from serkit.edge.audio import FakeSource, PipeSource
+from serkit.edge.bundle import read_bundle
 from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision, DecisionSettings, read_preset
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.events import Event, to_json
 from serkit.edge.listener import Listener
 from serkit.edge.sinks import Sink
+from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VadSettings
 
 RATE = 16000
@@ -153,7 +156,7 @@ def test_a_model_that_cannot_adapt_says_so_once(model: Path, speech: np.ndarray)
 
     adapting = heard(600.0)
     (status,) = (e for e in adapting if e.kind == "status")
-    assert "gains nothing from knowing a voice; everybody is heard alike" in str(status.message)
+    assert "cannot adapt to a voice (see `serkit enroll`); everybody is heard alike" in str(status.message)
     assert [e.probabilities for e in adapting if e.kind != "status"] == [e.probabilities for e in heard(0.0)]
 
 
@@ -167,6 +170,35 @@ def test_listening_gets_to_know_a_voice(speech: np.ndarray) -> None:
     alike, known = heard(0.0), heard(600.0)
     assert alike[0].probabilities == pytest.approx(known[0].probabilities)
     assert alike[-1].probabilities != pytest.approx(known[-1].probabilities, abs=1e-6)
+
+
+def test_who_is_enrolled_is_not_learned_again(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serkit.edge.listener.voice_offset", lambda name, bundle: np.zeros(len(bundle.labels)))
+
+    def heard(adapt_s: float) -> list[Event]:
+        config = replace(BY_LEVEL, model="default", decision=DecisionSettings(adapt_s=adapt_s))
+        with serkit.listen(fake(np.tile(speech, 3)), config=config, voice="anna") as listener:
+            return [replace(e, speech_ratio=None) for e in listener]
+
+    assert heard(600.0) == heard(0.0)
+
+
+def test_what_is_muted_does_not_make_the_next_window_weigh_more(speech: np.ndarray) -> None:
+    steps: list[float] = []
+
+    class Watched(RunningVoice):
+        def window(self, step_s: float, probabilities: np.ndarray) -> np.ndarray:
+            steps.append(step_s)
+            return super().window(step_s, probabilities)
+
+    bundle = read_bundle("default")
+    zeros = np.zeros(len(bundle.labels))
+    decision = Decision(bundle.labels, bundle.name, DecisionSettings(), voice=Watched(zeros, zeros, 0.0, 1.0))
+    with Listener(Recognizer(bundle), FakeSource(np.tile(speech, 8), RATE, 512), decision) as listener:
+        for n, _ in enumerate(listener):
+            listener.mute(10 < n < 60)
+    assert len(steps) < 40  # of 80 windows
+    assert max(steps) < 1.0
 
 
 def test_a_stream_too_short_to_hear_says_so(model: Path) -> None:
