@@ -206,10 +206,8 @@ class Listener:
                 self._decision.forget()
             self.health.windows += 1
             self.health.scored += window.probabilities is not None and not muted
-            if muted:
-                self._decision.window(
-                    time_s, None
-                )  # it goes on, so that what comes next does not stand for all this time
+            if muted:  # time goes on, so that the first window afterwards does not stand for all of it
+                self._decision.window(time_s, None)
                 events = [Event(time_s=time_s, kind="silence", model=self.recognizer.bundle.name, message="muted")]
             else:
                 events = self._decision.window(time_s, window.probabilities)
