@@ -70,7 +70,7 @@ def more_tables() -> str:
         "often does the answer change without reason; and what if nobody feels anything, or nobody speaks. Neutral",
         "sessions are of many people in turn; with `--enroll` every session with speech is of one person, before and",
         "after half of their neutral utterances (up to 30 s; of RAVDESS 3 s), which are in no session, were enrolled.",
-        "These sessions last one and a half to three minutes, and each begins with a stranger.",
+        "These sessions last four to nine minutes, and each begins with a stranger.",
         "",
         *listening_report.sessions(results),
         "## One person",
