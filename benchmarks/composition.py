@@ -233,8 +233,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
     Tuning takes the validation speakers of the model's training, on whom no weight was trained, neutral speech of nEMO
     where no label of it was (of strangers to its encoder as well), the kinds of noise that recipes may train on, and
     the voices of those who trained, many at once; testing takes the protocol's test speakers, the voices of nEMO that
-    ship-test keeps back, everyday speech and every noise. Nobody sings in front, for that is
-    nobody's ordinary speech.
+    ship-test keeps back, everyday speech and every noise. Nobody sings, but in the bed of voices.
 
     Raises:
         CorpusError: A corpus or the noise is missing, or the model learned from somebody it would be tested on.
