@@ -1,12 +1,15 @@
-"""Augmentation in the log-mel domain: what pitch shift, time stretch and noise do to the signal, done to its frames.
+"""Augmentation in the log-mel domain: what pitch shift, time stretch, rooms, noise and microphones do, done to frames.
 
 Working on cached frames costs a millisecond where the waveform costs a hundred, so every epoch sees new variants:
 
 - *time stretch*: a phase vocoder keeps each frame's magnitude and changes their spacing; so does reading the frames at
   another spacing.
 - *pitch shift*: stretching and resampling scales the frequency axis; so does reading the mel axis at scaled positions.
+- *late reverberation*: a room answers with noise that decays exponentially (Polack 1988), so the power of each band is
+  joined by the decaying sum of its earlier power.
 - *additive noise*: the power of independent noise adds to the power of the signal; real noise frames, computed by the
   same front end from white Gaussian noise, are added at a signal-to-noise ratio drawn per utterance.
+- *band limit*: a telephone or a small microphone; the logarithm of a filter's power response is added.
 - *masking* (SpecAugment, Park et al. 2019): stretches of time and of frequency are blanked.
 """
 
@@ -21,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import butter, oaconvolve, sosfreqz
 
 from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
@@ -39,6 +43,12 @@ TEST_NOISES = ("babble", "car", "street", "transport")
 #: Of the noise ``voices``: how many people talk at once, how many such crowds there are, and for how long, frames.
 N_TALKERS, N_CROWDS, CROWD_FRAMES = 6, 8, 3000
 
+#: The least share of a room's reverberation time that its highest band has: air and cloth take high frequencies first.
+TREBLE_RT60 = 0.4
+
+#: Order of the band-pass' either slope, as Butterworth filters count: 24 dB per octave.
+BAND_ORDER = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
@@ -50,12 +60,19 @@ class AugmentSettings:
             windows of somebody who speaks are partly silent.
         time_stretch: Largest change of tempo; 0.15 draws rates from 1/1.15 to 1.15, evenly in their logarithm.
         pitch_shift: Largest shift, semitones, either way.
+        reverb_probability: Share of windows heard in a room.
+        reverb_s: Range the room's reverberation time (RT60) is drawn from, s, evenly in its logarithm; it falls towards
+            the highest band, to between `TREBLE_RT60` and all of it.
+        reverb_direct_db: Range of the direct sound's level over that of the reverberation, dB.
         noise_probability: Share of windows that get noise.
         noise_snr_db: Range the signal-to-noise ratio is drawn from, dB.
         noise_kinds: ``white`` and ``voices`` (many people at once, of those who train), made here, and sub-folders of
             the folder ``noise`` among the corpora; those that only tests may hear (`TEST_NOISES`) are refused.
         noise_tilt_db: Largest spectral tilt of the noise across the band, dB, either way (rumble, hiss).
         tilt_db: Largest spectral tilt across the band, dB, either way (another microphone).
+        band_probability: Share of windows heard, noise and all, through a band-pass.
+        band_low_hz: Range of its lower corner, Hz, evenly in its logarithm.
+        band_high_hz: Range of its upper corner, Hz, the same.
         time_masks: How many stretches of time are blanked.
         time_mask_frames: Their largest length, frames.
         mel_masks: How many stretches of frequency are blanked.
@@ -66,11 +83,17 @@ class AugmentSettings:
     crop_slack: float = 0.0
     time_stretch: float = 0.0
     pitch_shift: float = 0.0
+    reverb_probability: float = 0.0
+    reverb_s: tuple[float, float] = (0.2, 1.0)
+    reverb_direct_db: tuple[float, float] = (-6.0, 15.0)
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_kinds: tuple[str, ...] = ("white",)
     noise_tilt_db: float = 0.0
     tilt_db: float = 0.0
+    band_probability: float = 0.0
+    band_low_hz: tuple[float, float] = (50.0, 400.0)
+    band_high_hz: tuple[float, float] = (3000.0, 7000.0)
     time_masks: int = 0
     time_mask_frames: int = 20
     mel_masks: int = 0
@@ -81,15 +104,19 @@ class AugmentSettings:
             raise SettingsError(f"crop is {self.crop!r}; choose 'anywhere' or 'speech'")
         if not 0 <= self.crop_slack < 1:
             raise SettingsError(f"crop_slack is {self.crop_slack}; it needs 0 to below 1")
-        low, high = self.noise_snr_db
-        if not -math.inf < low <= high < math.inf:
-            raise SettingsError(f"noise_snr_db runs from {low} to {high}; give two numbers, the lower one first")
+        for name in ("reverb_s", "reverb_direct_db", "noise_snr_db", "band_low_hz", "band_high_hz"):
+            low, high = getattr(self, name)
+            least = -math.inf if name.endswith("_db") else 0
+            if not least < low <= high < math.inf:
+                above_0 = "" if name.endswith("_db") else " above 0"
+                raise SettingsError(f"{name} runs from {low} to {high}; give two numbers{above_0}, the lower one first")
         for name in ("time_stretch", "pitch_shift", "noise_tilt_db", "tilt_db", "time_masks", "time_mask_frames",
                      "mel_masks", "mel_mask_bands"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 (off) or more")
-        if not 0 <= self.noise_probability <= 1:
-            raise SettingsError(f"noise_probability is {self.noise_probability}; it needs 0 to 1")
+        for name in ("reverb_probability", "noise_probability", "band_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 to 1")
         if not self.noise_kinds or (kept_back := sorted(set(self.noise_kinds) & set(TEST_NOISES))):
             raise SettingsError(
                 f"noise_kinds are {', '.join(self.noise_kinds) or 'empty'}; name one or more, but not "
@@ -218,6 +245,41 @@ def add_noise(frames: Array, noise: Array, snr_db: float) -> Array:
     return np.asarray(np.logaddexp(frames, noise + np.float32(signal - snr_db * np.log(10) / 10)), np.float32)
 
 
+def room_tail(
+    rt60_s: npt.NDArray[np.float64], direct_db: float, settings: FrontendSettings, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """What a room makes of one frame later: the power that follows it in each band, ``(n_later, n_mels)``.
+
+    It is Polack's noise that decays; the power of noise in one cell of time and frequency is distributed exponentially,
+    which gives every room drawn its own colour.
+
+    Args:
+        rt60_s: Of each band, the time in which the reverberation falls by 60 dB, s, ``(n_mels,)``.
+        direct_db: Level of the direct sound over that of all of the reverberation, dB.
+        settings: Of the frames.
+        rng: Draws the room.
+    """
+    hop_s = settings.hop_length / settings.sample_rate
+    later_s = np.arange(1, 2 + int(rt60_s.max() / hop_s))[:, None] * hop_s
+    decay = np.exp(-np.log(1e6) * later_s / rt60_s)
+    return np.asarray(10 ** (-direct_db / 10) * rng.exponential(decay / decay.sum(axis=0)))
+
+
+def reverberate(frames: Array, tail: npt.NDArray[np.float64], fill: float) -> Array:
+    """Join log-mel frames with a room's answer (`room_tail`) to those before them; ``fill`` is silence."""
+    power = np.exp(frames.astype(np.float64))
+    answer = oaconvolve(power - np.exp(fill), tail, axes=0)[: len(frames) - 1]
+    power[1:] += np.maximum(answer, 0)
+    return np.asarray(np.log(power), np.float32)
+
+
+def limit_band(frames: Array, low_hz: float, high_hz: float, settings: FrontendSettings, fill: float) -> Array:
+    """Log-mel frames behind a Butterworth band-pass; what it takes away altogether is ``fill``."""
+    band = butter(BAND_ORDER, (low_hz, high_hz), "bandpass", fs=settings.sample_rate, output="sos")
+    response = sosfreqz(band, mel_centres_hz(settings), fs=settings.sample_rate)[1]
+    return np.asarray(np.maximum(frames + 2 * np.log(np.abs(response) + 1e-12), fill), np.float32)
+
+
 def speech_span(frames: Array, frontend: FrontendSettings) -> tuple[int, int]:
     """From the first frame of speech to behind the last one, by level; all of an utterance that has none."""
     speech = np.flatnonzero(speech_frames(frame_levels(frames, frontend)))
@@ -255,6 +317,10 @@ def random_cut(
     return Cut(low + rate * rng.uniform(min(0, room) - slack, max(0, room) + slack), rate)
 
 
+def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:
+    return float(np.exp(rng.uniform(*np.log(between))))
+
+
 def augmented_window(
     frames: Array,
     cut: Cut,
@@ -272,6 +338,10 @@ def augmented_window(
     x = stretch_time(frames, cut.rate, cut.start - cut.rate * window.context_frames, n_frames, fill)
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)
+    if a.reverb_probability and rng.random() < a.reverb_probability:
+        treble = np.linspace(1, rng.uniform(TREBLE_RT60, 1), x.shape[1])
+        rt60_s = _log_uniform(a.reverb_s, rng) * treble
+        x = reverberate(x, room_tail(rt60_s, rng.uniform(*a.reverb_direct_db), frontend, rng), fill)
     if a.tilt_db:
         x = x + tilt(rng.uniform(-a.tilt_db, a.tilt_db), x.shape[1])
     if a.noise_probability and rng.random() < a.noise_probability:
@@ -281,6 +351,8 @@ def augmented_window(
         if a.noise_tilt_db:
             noise = of_power_1(noise + tilt(rng.uniform(-a.noise_tilt_db, a.noise_tilt_db), x.shape[1]))
         x = add_noise(x, noise, rng.uniform(*a.noise_snr_db))
+    if a.band_probability and rng.random() < a.band_probability:
+        x = limit_band(x, _log_uniform(a.band_low_hz, rng), _log_uniform(a.band_high_hz, rng), frontend, fill)
     for count, longest, axis in ((a.time_masks, a.time_mask_frames, 0), (a.mel_masks, a.mel_mask_bands, 1)):
         for _ in range(count):
             width = int(rng.integers(longest + 1))

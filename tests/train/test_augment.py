@@ -6,18 +6,24 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import butter, oaconvolve, sosfilt
 
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.window import WindowSettings, silence
 from serkit.train.augment import (
+    BAND_ORDER,
     N_CROWDS,
     AugmentSettings,
     add_noise,
     augmented_window,
     crowd,
+    limit_band,
+    mel_centres_hz,
     noise_library,
     random_cut,
+    reverberate,
+    room_tail,
     shift_pitch,
     speech_span,
     stretch_time,
@@ -73,6 +79,45 @@ def test_noise_does_what_the_waveform_would(rng: np.random.Generator, snr_db: fl
     assert np.max(np.abs(ours[:, 8:].mean(axis=0) - theirs[:, 8:].mean(axis=0))) < 0.5
 
 
+def test_reverberation_does_what_a_room_would(speech: np.ndarray, rng: np.random.Generator) -> None:
+    rt60_s = 0.8
+    t = np.arange(int(rt60_s * S.sample_rate)) / S.sample_rate
+    response = rng.standard_normal(len(t)) * np.exp(-np.log(1e3) * t / rt60_s)
+    response /= np.sqrt(np.sum(response**2))
+    response[0] += 1.0
+    plain, theirs = features(speech, S), features(oaconvolve(speech, response)[: len(speech)], S)
+    ours = reverberate(plain, room_tail(np.full(S.n_mels, rt60_s), 0.0, S, rng), FILL)
+    level = slice(20, None)
+    assert correlation((ours - plain)[level], (theirs - plain)[level]) > 0.6
+    assert abs((ours - theirs)[level].mean()) < 0.5 * abs((plain - theirs)[level].mean())
+
+
+def test_a_click_dies_away_in_the_reverberation_time(rng: np.random.Generator) -> None:
+    click = np.full((100, S.n_mels), FILL, np.float32)
+    click[10] = 0.0
+    rt60_s = np.linspace(0.5, 0.25, S.n_mels)
+    rooms = [reverberate(click, room_tail(rt60_s, 3.0, S, rng), FILL) for _ in range(400)]
+    heard = np.mean([np.exp(room.astype(float)) for room in rooms], axis=0)
+    assert np.allclose(heard[:10], np.exp(FILL), rtol=1e-3)
+    assert heard[11:].sum(axis=0).mean() == pytest.approx(10**-0.3, rel=0.02)
+    hops = round(0.1 * S.sample_rate / S.hop_length)
+    fallen_db = 10 * np.log10(heard[11:21].sum(axis=0) / heard[11 + hops : 21 + hops].sum(axis=0))
+    assert fallen_db == pytest.approx(60 * 0.1 / rt60_s, rel=0.1)
+
+
+@pytest.mark.parametrize("corners", [(300.0, 3400.0), (100.0, 6000.0)])
+def test_a_band_limit_does_what_a_filter_would(
+    speech: np.ndarray, corners: tuple[float, float], rng: np.random.Generator
+) -> None:
+    loud = speech + 0.01 * rng.standard_normal(len(speech))
+    band = butter(BAND_ORDER, corners, "bandpass", fs=S.sample_rate, output="sos")
+    plain, theirs = features(loud, S), features(sosfilt(band, loud), S)
+    ours = limit_band(plain, *corners, S, FILL)
+    slope = (mel_centres_hz(S) > corners[0]) & (mel_centres_hz(S) < 1.1 * corners[1])  # beyond, frames show what leaks
+    assert np.abs((ours - theirs).mean(axis=0))[slope].max() < 0.7
+    assert np.abs((plain - theirs).mean(axis=0))[slope].max() > 1.0
+
+
 def test_nothing_switched_on_changes_nothing(speech: np.ndarray, rng: np.random.Generator) -> None:
     plain = features(speech, S)
     assert np.array_equal(random_window(plain, WindowSettings(n_frames=len(plain)), AugmentSettings(), rng), plain)
@@ -95,8 +140,9 @@ def test_a_short_utterance_lies_in_silence_and_a_long_one_is_cropped(speech: np.
 
 def test_windows_are_drawn_by_seed_and_stay_finite(speech: np.ndarray) -> None:
     settings = AugmentSettings(
-        time_stretch=0.3, pitch_shift=4, noise_probability=1, tilt_db=6, time_masks=2, mel_masks=2
-    )
+        time_stretch=0.3, pitch_shift=4, noise_probability=1, tilt_db=6, time_masks=2, mel_masks=2,
+        reverb_probability=1, band_probability=1,
+    )  # fmt: skip
     plain = features(speech, S)
     draws = [random_window(plain, W, settings, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert np.array_equal(draws[0], draws[1])
@@ -110,6 +156,10 @@ def test_settings_say_what_is_wrong() -> None:
         AugmentSettings(noise_snr_db=(30, 5))
     with pytest.raises(SettingsError, match="noise_probability is 2"):
         AugmentSettings(noise_probability=2)
+    with pytest.raises(SettingsError, match="reverb_s runs from 0 to 1; give two numbers above 0"):
+        AugmentSettings(reverb_s=(0, 1))
+    with pytest.raises(SettingsError, match="band_probability is -1"):
+        AugmentSettings(band_probability=-1)
 
 
 def test_noise_kinds_come_from_folders_and_some_are_for_tests_alone(tmp_path: Path, rng: np.random.Generator) -> None:
