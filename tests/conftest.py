@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import settings
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 SAMPLE_RATE = 16000
+
+settings.register_profile("serkit", deadline=None)  # a busy machine is no error
+settings.load_profile("serkit")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,10 +5,10 @@ Working on cached frames costs a millisecond where the waveform costs a hundred,
 - *time stretch*: a phase vocoder keeps each frame's magnitude and changes their spacing; so does reading the frames at
   another spacing.
 - *pitch shift*: stretching and resampling scales the frequency axis; so does reading the mel axis at scaled positions.
-- *late reverberation*: a room answers with noise that decays exponentially (Polack 1988), so the power of each band is
-  joined by the decaying sum of its earlier power.
-- *additive noise*: the power of independent noise adds to the power of the signal; real noise frames, computed by the
-  same front end from white Gaussian noise, are added at a signal-to-noise ratio drawn per utterance.
+- *late reverberation*: a room answers with noise that decays exponentially (Polack 1988), so each band is joined by the
+  decaying sum of its earlier power.
+- *additive noise*: real noise frames, computed by the same front end, are added at a signal-to-noise ratio drawn per
+  utterance.
 - *band limit*: a telephone or a small microphone; the logarithm of a filter's power response is added.
 - *masking* (SpecAugment, Park et al. 2019): stretches of time and of frequency are blanked.
 """
@@ -46,6 +46,9 @@ N_TALKERS, N_CROWDS, CROWD_FRAMES = 6, 8, 3000
 #: The least share of a room's reverberation time that its highest band has: air and cloth take high frequencies first.
 TREBLE_RT60 = 0.4
 
+#: How far the partials of a voice are apart, Hz: a mean fundamental frequency.
+PARTIALS_HZ = 150.0
+
 #: Order of the band-pass' either slope, as Butterworth filters count: 24 dB per octave.
 BAND_ORDER = 4
 
@@ -68,6 +71,7 @@ class AugmentSettings:
         noise_snr_db: Range the signal-to-noise ratio is drawn from, dB.
         noise_kinds: ``white`` and ``voices`` (many people at once, of those who train), made here, and sub-folders of
             the folder ``noise`` among the corpora; those that only tests may hear (`TEST_NOISES`) are refused.
+        noise_phase: Whether voice and noise meet in random phase, as waves do; without it, their powers add.
         noise_tilt_db: Largest spectral tilt of the noise across the band, dB, either way (rumble, hiss).
         tilt_db: Largest spectral tilt across the band, dB, either way (another microphone).
         band_probability: Share of windows heard, noise and all, through a band-pass.
@@ -89,6 +93,7 @@ class AugmentSettings:
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     noise_kinds: tuple[str, ...] = ("white",)
+    noise_phase: bool = False
     noise_tilt_db: float = 0.0
     tilt_db: float = 0.0
     band_probability: float = 0.0
@@ -238,11 +243,41 @@ def shift_pitch(frames: Array, semitones: float, settings: FrontendSettings, fil
     return _interpolate(frames, _pitch_positions(settings, semitones), 1, fill)
 
 
-def add_noise(frames: Array, noise: Array, snr_db: float) -> Array:
-    """Add noise frames of mean power 1 so that the loudest tenth of the frames stand ``snr_db`` above it."""
+@lru_cache(maxsize=4)
+def partials(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+    """How many partials of a voice (`PARTIALS_HZ` apart) each mel band holds, at least 1, ``(n_mels,)``."""
+    return np.maximum(1.0, np.gradient(mel_centres_hz(settings)) / PARTIALS_HZ)
+
+
+def together(
+    power: npt.NDArray[np.float64],
+    other: npt.NDArray[np.float64],
+    settings: FrontendSettings,
+    rng: np.random.Generator,
+) -> Array:
+    """Log-mel frames of two sounds at once, from the power of each, ``(n_frames, n_mels)``.
+
+    Powers add only on average: in one cell of time and frequency two partials of random phase may double each other or
+    cancel. That is the phase term of Deng, Droppo and Acero (2004), averaged over the partials of a band.
+    """
+    phase = np.cos(rng.uniform(0, 2 * np.pi, power.shape)) / np.sqrt(partials(settings))
+    total = power + other + 2 * phase * np.sqrt(power * other)
+    return np.asarray(np.log(np.maximum(total, np.exp(silence(settings)))), np.float32)
+
+
+def add_noise(
+    frames: Array, noise: Array, snr_db: float, settings: FrontendSettings, rng: np.random.Generator | None = None
+) -> Array:
+    """Add noise frames of mean power 1 so that the loudest tenth of the frames stand ``snr_db`` above it.
+
+    Powers add; with ``rng``, phases are drawn as well.
+    """
     power = np.exp(frames).sum(axis=1)
     signal = np.log(max(float(np.quantile(power, 0.9)), 1e-12))
-    return np.asarray(np.logaddexp(frames, noise + np.float32(signal - snr_db * np.log(10) / 10)), np.float32)
+    noise = noise + np.float32(signal - snr_db * np.log(10) / 10)
+    if rng is None:
+        return np.asarray(np.logaddexp(frames, noise), np.float32)
+    return together(np.exp(frames.astype(np.float64)), np.exp(noise.astype(np.float64)), settings, rng)
 
 
 def room_tail(
@@ -265,12 +300,19 @@ def room_tail(
     return np.asarray(10 ** (-direct_db / 10) * rng.exponential(decay / decay.sum(axis=0)))
 
 
-def reverberate(frames: Array, tail: npt.NDArray[np.float64], fill: float) -> Array:
-    """Join log-mel frames with a room's answer (`room_tail`) to those before them; ``fill`` is silence."""
+def reverberate(
+    frames: Array, tail: npt.NDArray[np.float64], settings: FrontendSettings, rng: np.random.Generator
+) -> Array:
+    """Join log-mel frames with a room's answer (`room_tail`) to those before them.
+
+    The answer to a partial is a sum of many echoes: its power is distributed exponentially, its phase evenly.
+    """
+    floor = np.exp(silence(settings))
     power = np.exp(frames.astype(np.float64))
-    answer = oaconvolve(power - np.exp(fill), tail, axes=0)[: len(frames) - 1]
-    power[1:] += np.maximum(answer, 0)
-    return np.asarray(np.log(power), np.float32)
+    answer = np.zeros_like(power)
+    answer[1:] = np.maximum(oaconvolve(power - floor, tail, axes=0)[: len(frames) - 1], 0)
+    n = partials(settings)
+    return together(power, answer * rng.gamma(n, 1 / n, answer.shape), settings, rng)
 
 
 def limit_band(frames: Array, low_hz: float, high_hz: float, settings: FrontendSettings, fill: float) -> Array:
@@ -341,7 +383,7 @@ def augmented_window(
     if a.reverb_probability and rng.random() < a.reverb_probability:
         treble = np.linspace(1, rng.uniform(TREBLE_RT60, 1), x.shape[1])
         rt60_s = _log_uniform(a.reverb_s, rng) * treble
-        x = reverberate(x, room_tail(rt60_s, rng.uniform(*a.reverb_direct_db), frontend, rng), fill)
+        x = reverberate(x, room_tail(rt60_s, rng.uniform(*a.reverb_direct_db), frontend, rng), frontend, rng)
     if a.tilt_db:
         x = x + tilt(rng.uniform(-a.tilt_db, a.tilt_db), x.shape[1])
     if a.noise_probability and rng.random() < a.noise_probability:
@@ -350,7 +392,7 @@ def augmented_window(
         noise = noise[offset : offset + n_frames]
         if a.noise_tilt_db:
             noise = of_power_1(noise + tilt(rng.uniform(-a.noise_tilt_db, a.noise_tilt_db), x.shape[1]))
-        x = add_noise(x, noise, rng.uniform(*a.noise_snr_db))
+        x = add_noise(x, noise, rng.uniform(*a.noise_snr_db), frontend, rng if a.noise_phase else None)
     if a.band_probability and rng.random() < a.band_probability:
         x = limit_band(x, _log_uniform(a.band_low_hz, rng), _log_uniform(a.band_high_hz, rng), frontend, fill)
     for count, longest, axis in ((a.time_masks, a.time_mask_frames, 0), (a.mel_masks, a.mel_mask_bands, 1)):

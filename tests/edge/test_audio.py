@@ -53,7 +53,7 @@ def test_every_format_libsndfile_writes(tmp_path: Path, suffix: str, subtype: st
 
 
 @given(cuts=st.lists(st.integers(0, 44100), max_size=8), rate=st.sampled_from([8000, 24414, 44100, 48000]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_resampling_does_not_depend_on_the_cut(cuts: list[int], rate: int) -> None:
     x = np.random.default_rng(0).standard_normal(44100).astype(np.float32)
     whole = Resampler(rate, RATE).push(x, last=True)

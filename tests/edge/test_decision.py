@@ -275,7 +275,6 @@ def test_settings_that_do_not_fit_the_model_say_so(values: dict[str, object], me
 
 
 @given(heard=streams())
-@settings(deadline=None)
 def test_windows_that_come_on_time_weigh_as_ever(heard: Heard) -> None:
     paced, plain = Decision(LABELS, "m", DecisionSettings(), HOP), Decision(LABELS, "m", DecisionSettings())
     for i, p in enumerate(heard):

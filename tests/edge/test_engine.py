@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serkit.edge.bundle import read_bundle
@@ -110,7 +110,6 @@ def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 @given(hops=st.sets(st.integers(0, 30), min_size=1).map(sorted))
-@settings(deadline=None)
 def test_hops_that_were_left_out_are_encoded_when_a_window_needs_them(hops: list[int]) -> None:
     """With any of the windows left out the others give the same bits, and no chunk is encoded twice."""
     encoded: list[bytes] = []

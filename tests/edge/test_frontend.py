@@ -115,7 +115,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=range(len(KINDS)))
 @given(cuts=st.lists(st.integers(0, 9000), max_size=12), n_samples=st.integers(0, 20000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_cut_gives_the_same_bits(kind: FrontendSettings, cuts: list[int], n_samples: int) -> None:
     x = noise(1.25)[:n_samples]
     frontend = Frontend(kind)

@@ -91,7 +91,6 @@ def test_every_sound_stays_in_some_window(board: Callable[..., Board]) -> None:
 
 
 @given(loads=st.lists(st.tuples(st.floats(0, 2), st.floats(20, 110)), max_size=60), hops=st.integers(1, 3))
-@settings(deadline=None)
 def test_the_pace_stays_between_its_limits(loads: list[tuple[float, float]], hops: int) -> None:
     pace = Pace(PaceSettings(hops=hops), 30.0, 0.5, live=True)
     for load, celsius in loads:
@@ -168,7 +167,7 @@ class Whim(Pace):
 
 
 @given(due=st.sets(st.integers(0, 20)), n=st.integers(RATE, 8 * RATE), pause=st.integers(0, 5 * RATE))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_windows_left_out_change_nothing_in_the_others(
     recognizer: Recognizer, speech: np.ndarray, due: set[int], n: int, pause: int
 ) -> None:

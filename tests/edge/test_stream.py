@@ -46,7 +46,7 @@ def blocks(x: np.ndarray, size: int) -> FakeSource:
     context=st.sampled_from([0, 7, 100]),
 )
 @example(cuts=[], n=10640, hop=90, context=100)  # ends between two windows, where the next one's context has begun
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_streamed_windows_are_those_of_the_whole_recording(
     recognizer: Recognizer, cuts: list[int], n: int, hop: int, context: int
 ) -> None:
@@ -68,7 +68,7 @@ def test_streamed_windows_are_those_of_the_whole_recording(
 
 
 @given(cuts=st.lists(st.integers(0, 64000), max_size=12), gain=st.sampled_from([0.05, 1.0]))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_however_it_is_cut_a_stream_scores_as_its_windows_do_alone(
     recognizer: Recognizer, speech: np.ndarray, cuts: list[int], gain: float
 ) -> None:

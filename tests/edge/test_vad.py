@@ -103,7 +103,7 @@ def clip() -> np.ndarray:
 
 
 @pytest.mark.parametrize("detector", ["level", pytest.param("silero", marks=needs_silero)])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 60000), max_size=12))
 def test_decisions_do_not_depend_on_how_the_stream_is_cut(detector: str, clip: np.ndarray, cuts: list[int]) -> None:
     kept = VadSettings(detector=detector, hang_over_s=0.1)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from serkit.train.augment import (
     limit_band,
     mel_centres_hz,
     noise_library,
+    of_power_1,
     random_cut,
     reverberate,
     room_tail,
@@ -75,8 +76,26 @@ def test_noise_does_what_the_waveform_would(rng: np.random.Generator, snr_db: fl
     gain = np.sqrt(np.mean(steady**2) / 10 ** (snr_db / 10))
     theirs = features(steady + gain * noise, S)
     clean = features(steady, S)
-    ours = add_noise(clean, noise_library(NOISY, S, Path(), 128)[0][: len(clean)], snr_db)
+    ours = add_noise(clean, noise_library(NOISY, S, Path(), 128)[0][: len(clean)], snr_db, S)
     assert np.max(np.abs(ours[:, 8:].mean(axis=0) - theirs[:, 8:].mean(axis=0))) < 0.5
+
+
+def test_noise_in_random_phase_spreads_as_the_waveform_does(rng: np.random.Generator) -> None:
+    settings = FrontendSettings(n_mels=64)
+    t = np.arange(64000) / 16000
+    partial = 0.1 * np.sin(2 * np.pi * 700 * t)
+    band = int(np.argmin(np.abs(mel_centres_hz(settings) - 700)))
+    hiss = 0.02 * rng.standard_normal(len(t))
+    clean, noise = features(partial, settings)[5:], features(hiss, settings)[5:]
+    theirs = features(partial + hiss, settings)[5:]
+    snr_db = 10 * np.log10(np.quantile(np.exp(clean).sum(axis=1), 0.9) / np.mean(np.exp(noise).sum(axis=1)))
+    ours = add_noise(clean, of_power_1(noise), snr_db, settings, rng)
+    powers = add_noise(clean, of_power_1(noise), snr_db, settings)
+    near = slice(band - 1, band + 2)
+    spread = [float(x[:, near].std(axis=0).mean()) for x in (theirs, ours, powers)]
+    assert 0.5 * spread[0] < spread[1] < 2 * spread[0]
+    assert spread[2] < 0.5 * spread[0]
+    assert np.allclose(ours.mean(axis=0), theirs.mean(axis=0), atol=0.6)
 
 
 def test_reverberation_does_what_a_room_would(speech: np.ndarray, rng: np.random.Generator) -> None:
@@ -86,17 +105,19 @@ def test_reverberation_does_what_a_room_would(speech: np.ndarray, rng: np.random
     response /= np.sqrt(np.sum(response**2))
     response[0] += 1.0
     plain, theirs = features(speech, S), features(oaconvolve(speech, response)[: len(speech)], S)
-    ours = reverberate(plain, room_tail(np.full(S.n_mels, rt60_s), 0.0, S, rng), FILL)
-    level = slice(20, None)
-    assert correlation((ours - plain)[level], (theirs - plain)[level]) > 0.6
-    assert abs((ours - theirs)[level].mean()) < 0.5 * abs((plain - theirs)[level].mean())
+    draws = [reverberate(plain, room_tail(np.full(S.n_mels, rt60_s), 0.0, S, rng), S, rng)[20:] for _ in range(30)]
+    plain, theirs, ours = plain[20:], theirs[20:], np.mean(draws, axis=0)
+    assert correlation(ours - plain, theirs - plain) > 0.6
+    assert abs((ours - theirs).mean()) < 0.5 * abs((plain - theirs).mean())
+    scatter = np.std(draws, axis=0).mean()
+    assert 0.7 * scatter < np.sqrt(np.mean((theirs - ours) ** 2)) < 1.5 * scatter  # theirs is one more room
 
 
 def test_a_click_dies_away_in_the_reverberation_time(rng: np.random.Generator) -> None:
     click = np.full((100, S.n_mels), FILL, np.float32)
     click[10] = 0.0
     rt60_s = np.linspace(0.5, 0.25, S.n_mels)
-    rooms = [reverberate(click, room_tail(rt60_s, 3.0, S, rng), FILL) for _ in range(400)]
+    rooms = [reverberate(click, room_tail(rt60_s, 3.0, S, rng), S, rng) for _ in range(400)]
     heard = np.mean([np.exp(room.astype(float)) for room in rooms], axis=0)
     assert np.allclose(heard[:10], np.exp(FILL), rtol=1e-3)
     assert heard[11:].sum(axis=0).mean() == pytest.approx(10**-0.3, rel=0.02)
