@@ -24,11 +24,11 @@ def measure(
 
     Returns:
         Rows with ``condition, what, snr_db, test_only`` (no recipe may train on this kind), ``heard_in_training`` (None
-        where the model does not say), ``uar, uar_loss`` (against clean) and the figures of `Scorer.row`, without its
-        tables.
+        where the model does not say; a recorded room never was), ``uar, uar_loss`` (against clean) and the figures of
+        `Scorer.row`, without its tables.
     """
     rows: list[dict[str, Any]] = []
-    heard = scorer.noise_kinds
+    heard = scorer.trained_under
     for condition in conditions(noises, rooms, scorer.sample_rate):
         figures = scorer.row(condition)
         for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise", "risk_coverage"):
@@ -40,7 +40,7 @@ def measure(
                 "what": condition.what,
                 "snr_db": condition.snr_db,
                 "test_only": condition.what in TEST_NOISES if condition.kind == "noise" else None,
-                "heard_in_training": None if heard is None else condition.kind == "noise" and condition.what in heard,
+                "heard_in_training": None if heard is None else bool({condition.kind, condition.what} & set(heard)),
                 "uar_loss": round(clean - figures["uar"], 4),
                 **figures,
             }

@@ -171,7 +171,7 @@ def _info(
         "corpora": licences(recipe.corpora),
         "started_with": licences(sorted(heard - set(recipe.corpora))),
         "split": values["split"],
-        "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
+        "trained_under": recipe.augment.conditions,
         "learned_from": learned_from(recipe, split),
         "scores_keras": scores,
         "trained": training,

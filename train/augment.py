@@ -128,6 +128,14 @@ class AugmentSettings:
                 f"{', '.join(kept_back if self.noise_kinds else TEST_NOISES)}, which only tests may hear"
             )
 
+    @property
+    def conditions(self) -> list[str]:
+        """What a recipe trains under, in the words of `serkit.train.conditions`, which names what it is tested under:
+        kinds of noise, ``telephone`` (a band-pass), and ``simulated rooms``, which no recorded room is."""
+        heard = list(self.noise_kinds) if self.noise_probability else []
+        heard += ["telephone"] if self.band_probability else []
+        return heard + (["simulated rooms"] if self.reverb_probability else [])
+
 
 def of_power_1(frames: Array) -> Array:
     """Log-mel frames brought to a mean frame power of 1."""

@@ -70,7 +70,7 @@ class Scorer:
     Attributes:
         sample_rate: Hz.
         samples: Of each utterance, in the order of `heard`.
-        noise_kinds: What the model heard in training; None where it does not say.
+        trained_under: What noise and the like the model heard in training; None where it does not say.
 
     Raises:
         CorpusError: The model learned from what would be scored, or no recording can be used.
@@ -85,7 +85,7 @@ class Scorer:
         self._source = source = _run_source(run) if run is not None else _model_source(str(model), engine)
         self._about = {"corpus": corpus, "protocol": protocol}
         self.sample_rate = source["frontend"].sample_rate
-        self.noise_kinds: list[str] | None = source["noise_kinds"]
+        self.trained_under: list[str] | None = source["trained_under"]
         split = protocol_split(corpus, data, protocol, source["labels"], source["split"])
         learned = source["learned_from"]
         check_unseen(split, learned["utterances"], learned["voices"])
@@ -185,7 +185,7 @@ def _run_source(run: Path) -> dict[str, Any]:
         "temperature": metrics["temperature"],
         "split": recipe.to_dict()["split"],
         "learned_from": learned_from(recipe, split),
-        "noise_kinds": list(recipe.augment.noise_kinds) if recipe.augment.noise_probability else [],
+        "trained_under": recipe.augment.conditions,
         "seed": metrics["seed"],
         "format": "keras",
         "engine": keras.backend.backend(),
@@ -208,7 +208,7 @@ def _model_source(model: str, engine: str) -> dict[str, Any]:
         "temperature": bundle.temperature,
         "split": info["split"],
         "learned_from": info["learned_from"],
-        "noise_kinds": info.get("noise_kinds"),
+        "trained_under": info.get("trained_under"),
         "seed": info["seed"],
         "format": bundle.format,
         "engine": loaded.name,

@@ -183,6 +183,14 @@ def test_settings_say_what_is_wrong() -> None:
         AugmentSettings(band_probability=-1)
 
 
+def test_a_recipe_says_what_it_trains_under() -> None:
+    assert AugmentSettings(noise_kinds=("white", "household")).conditions == []
+    everything = AugmentSettings(
+        noise_probability=0.5, noise_kinds=("voices", "white"), band_probability=0.5, reverb_probability=0.5
+    )
+    assert everything.conditions == ["voices", "white", "telephone", "simulated rooms"]
+
+
 def test_noise_kinds_come_from_folders_and_some_are_for_tests_alone(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = tmp_path / "noise" / "kettle"
     folder.mkdir(parents=True)
