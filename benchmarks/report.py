@@ -60,7 +60,7 @@ def more_tables() -> str:
         "",
         "UAR that is left. No recipe may train on recordings of babble, car, street and transport; whether one trained",
         "on another kind, its rows say. The default model trained beside many voices at once, which is babble too, but",
-        "made of its own speakers; behind random band-passes; and in rooms of decaying noise, never in a recorded one.",
+        "made of its own speakers.",
         "",
         *accuracy_report.robustness(results),
         "## Hours of listening",
