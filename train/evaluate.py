@@ -208,7 +208,7 @@ def _model_source(model: str, engine: str) -> dict[str, Any]:
         "temperature": bundle.temperature,
         "split": info["split"],
         "learned_from": info["learned_from"],
-        "trained_under": info.get("trained_under"),
+        "trained_under": info.get("trained_under", info.get("noise_kinds")),  # as earlier bundles call it
         "seed": info["seed"],
         "format": bundle.format,
         "engine": loaded.name,
