@@ -24,8 +24,9 @@ from serkit.edge.audio import read_audio
 from serkit.edge.engine import ENGINES
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.frontend import features
+from serkit.train.build import build_system
 from serkit.train.environment import environment
-from serkit.train.fit import build_system, load_sides, split_for
+from serkit.train.fit import load_sides, split_for
 from serkit.train.recipe import Recipe, read_recipe
 from serkit.train.runs import Reference, load_run, load_trained, write_json
 from serkit.train.scoring import keras_logits, window_utterances

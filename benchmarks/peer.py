@@ -46,7 +46,7 @@ def _build(name: str, format: str, folder: Path) -> None:
 
     from serkit.convert.bundle import write_bundle
     from serkit.convert.export import export
-    from serkit.train.fit import build_system
+    from serkit.train.build import build_system
     from serkit.train.recipe import read_recipe
     from serkit.train.runs import write_json
 

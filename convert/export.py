@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from serkit.convert.lstm import LSTM_FORMS, twin, unclipped
 from serkit.edge.errors import ModelError, SettingsError
-from serkit.train.fit import build_system
+from serkit.train.build import build_system
 from serkit.train.recipe import Recipe
 from serkit.train.zoo import is_encoded
 

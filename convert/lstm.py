@@ -31,7 +31,7 @@ import uuid
 from functools import partial
 from typing import Any
 
-from serkit.train.fit import build_system
+from serkit.train.build import build_system
 from serkit.train.recipe import Recipe
 
 #: Form to what it means.

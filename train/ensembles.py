@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from serkit.edge.errors import SettingsError
+from serkit.train.build import build_system
 from serkit.train.environment import environment
-from serkit.train.fit import build_system, load_sides, report, split_for
+from serkit.train.fit import load_sides, split_for
+from serkit.train.outcome import report
 from serkit.train.recipe import Recipe
 from serkit.train.runs import RunState, load_run, load_trained, open_run, run_name, write_json
 from serkit.train.zoo.ensemble import set_member

@@ -14,7 +14,7 @@ from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
 from serkit.edge.settings import build
 from serkit.edge.window import softmax
-from serkit.train.fit import build_system
+from serkit.train.build import build_system
 from serkit.train.recipe import Recipe, read_recipe
 from serkit.train.runs import load_run, load_trained
 

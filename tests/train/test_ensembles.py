@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from serkit.edge.errors import SettingsError
+from serkit.train.build import build_system
 from serkit.train.ensembles import make_ensemble
-from serkit.train.fit import build_system, train
+from serkit.train.fit import train
 from serkit.train.recipe import override, read_recipe
 from serkit.train.runs import load_run, load_trained
 from serkit.train.scoring import keras_logits

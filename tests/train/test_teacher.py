@@ -18,12 +18,13 @@ from serkit.edge.window import WindowSettings
 from serkit.train import recipe as recipes
 from serkit.train import teacher
 from serkit.train.augment import Cut
+from serkit.train.build import build_system
 from serkit.train.corpora import read_corpus
 from serkit.train.ensembles import make_ensemble
 from serkit.train.epochs import Epochs
 from serkit.train.evaluate import evaluate
 from serkit.train.features import FeatureSet
-from serkit.train.fit import build_system, train
+from serkit.train.fit import train
 from serkit.train.recipe import Recipe, lineage, override, read_recipe
 from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
 from serkit.train.student import begin, imitation_error, n_steps, taught
