@@ -19,9 +19,9 @@ from serkit.edge.audio import read_audio
 from serkit.edge.bundle import Bundle
 from serkit.edge.errors import CorpusError
 from serkit.train import conditions
-from serkit.train.augment import N_TALKERS, TEST_NOISES
 from serkit.train.corpora import Utterance, read_corpus, read_utterance, recordings
 from serkit.train.enrolment import SUNG
+from serkit.train.noises import N_TALKERS, TEST_NOISES
 from serkit.train.splits import SHIP_TEST, Split, check_unseen, make_split, voices
 
 Array = npt.NDArray[np.float32]

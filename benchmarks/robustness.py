@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import conditions
 from serkit.train.evaluate import Scorer
+from serkit.train.noises import TEST_NOISES
 
 
 def measure(

@@ -26,7 +26,7 @@ from serkit.edge.frontend import features
 from serkit.edge.stream import Recognizer, ScoredWindow
 from serkit.edge.vad import VoiceGate
 from serkit.edge.window import log_probabilities, softmax
-from serkit.train.augment import TEST_NOISES
+from serkit.train.noises import TEST_NOISES
 from serkit.train.scoring import utterance_probabilities, window_utterances
 
 Array = npt.NDArray[np.float32]

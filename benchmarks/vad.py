@@ -34,8 +34,8 @@ from serkit.edge.frontend import Frontend, features
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import MIN_SPEECH, Detector, Level, Silero, VadSettings, VoiceGate, frame_levels, speech_ratio
 from serkit.edge.window import silence
-from serkit.train.augment import TEST_NOISES
 from serkit.train.conditions import SNRS_DB
+from serkit.train.noises import TEST_NOISES
 
 _HOP, _CHUNK = 8000, 512  # samples
 _MAX_MISS = 0.01  # of speech hops at 10 dB: half of the 2 % wanted, a margin for other voices

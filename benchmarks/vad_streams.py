@@ -8,7 +8,7 @@ speech power (but in the condition "as recorded"), and noise is laid under the w
 
 There are two sides, of other speakers and other noise: ``tuning``, on which settings are chosen, and ``test``, on which
 they are judged. Recordings of the kinds of noise that training may hear are shared out between them; the kinds of
-`serkit.train.augment.TEST_NOISES` are only ever judged.
+`serkit.train.noises.TEST_NOISES` are only ever judged.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from serkit.edge.audio import read_audio
 from serkit.edge.errors import CorpusError
-from serkit.train.augment import TEST_NOISES
 from serkit.train.corpora import read_corpus, recordings
+from serkit.train.noises import TEST_NOISES
 from serkit.train.splits import SHIP_TEST
 
 Array = npt.NDArray[np.float32]

@@ -26,7 +26,7 @@ from serkit.edge.frontend import FrontendSettings
 from serkit.edge.vad import frame_levels
 from serkit.edge.window import softmax
 from serkit.train import plots
-from serkit.train.augment import mel_centres_hz
+from serkit.train.acoustics import mel_centres_hz
 from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.features import load_features
 from serkit.train.metrics import uar

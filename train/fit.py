@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from serkit.edge.errors import CorpusError, SettingsError
-from serkit.train.augment import AugmentSettings, noise_library
+from serkit.train.augment import AugmentSettings
 from serkit.train.build import build_system
 from serkit.train.corpora import read_corpus
 from serkit.train.descent import descend, ready
@@ -21,6 +21,7 @@ from serkit.train.environment import environment
 from serkit.train.epochs import Epochs
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import score
+from serkit.train.noises import noise_library
 from serkit.train.outcome import report, report_imitation
 from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import (
@@ -126,7 +127,8 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
         if start:
             begin(learner, load_trained(start))
-        noises = noise_library(recipe.augment, recipe.frontend, data, recipe.window.input_frames, sides["train"].frames)
+        kinds = recipe.augment.noise_kinds if recipe.augment.noise_probability else ()
+        noises = noise_library(kinds, recipe.frontend, data, recipe.window.input_frames, sides["train"].frames)
         epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
         ready(recipe, learner, run)
         if recipe.teacher.alone:

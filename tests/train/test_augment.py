@@ -11,28 +11,23 @@ from scipy.signal import butter, oaconvolve, sosfilt
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.window import WindowSettings, silence
-from serkit.train.augment import (
+from serkit.train.acoustics import (
     BAND_ORDER,
-    N_CROWDS,
-    AugmentSettings,
     add_noise,
-    augmented_window,
-    crowd,
+    colour,
     limit_band,
     mel_centres_hz,
-    noise_library,
     of_power_1,
-    random_cut,
     reverberate,
     room_tail,
     shift_pitch,
-    speech_span,
     stretch_time,
-)
+)  # fmt: skip
+from serkit.train.augment import AugmentSettings, augmented_window, random_cut, speech_span
+from serkit.train.noises import N_CROWDS, crowd, noise_library
 
 S = FrontendSettings()
-NOISY = AugmentSettings(noise_probability=1.0)
-NOISES = noise_library(NOISY, S, Path(), 128)
+NOISES = noise_library(("white",), S, Path(), 128)
 FILL = silence(S)
 W = WindowSettings()
 
@@ -76,7 +71,7 @@ def test_noise_does_what_the_waveform_would(rng: np.random.Generator, snr_db: fl
     gain = np.sqrt(np.mean(steady**2) / 10 ** (snr_db / 10))
     theirs = features(steady + gain * noise, S)
     clean = features(steady, S)
-    ours = add_noise(clean, noise_library(NOISY, S, Path(), 128)[0][: len(clean)], snr_db, S)
+    ours = add_noise(clean, NOISES[0][: len(clean)], snr_db, S)
     assert np.max(np.abs(ours[:, 8:].mean(axis=0) - theirs[:, 8:].mean(axis=0))) < 0.5
 
 
@@ -139,6 +134,14 @@ def test_a_band_limit_does_what_a_filter_would(
     assert np.abs((plain - theirs).mean(axis=0))[slope].max() > 1.0
 
 
+def test_colour_is_smooth_and_as_deep_as_asked(rng: np.random.Generator) -> None:
+    drawn = np.stack([colour(10.0, 64, rng) for _ in range(500)]) * 10 / np.log(10)  # dB
+    peaks = np.abs(drawn).max(axis=1)
+    assert 9.5 < peaks.max() <= 10.0
+    assert peaks.mean() == pytest.approx(5.0, abs=0.5)
+    assert np.abs(np.diff(drawn, axis=1)).max() < 3.0
+
+
 def test_nothing_switched_on_changes_nothing(speech: np.ndarray, rng: np.random.Generator) -> None:
     plain = features(speech, S)
     assert np.array_equal(random_window(plain, WindowSettings(n_frames=len(plain)), AugmentSettings(), rng), plain)
@@ -162,7 +165,7 @@ def test_a_short_utterance_lies_in_silence_and_a_long_one_is_cropped(speech: np.
 def test_windows_are_drawn_by_seed_and_stay_finite(speech: np.ndarray) -> None:
     settings = AugmentSettings(
         time_stretch=0.3, pitch_shift=4, noise_probability=1, tilt_db=6, time_masks=2, mel_masks=2,
-        reverb_probability=1, band_probability=1,
+        reverb_probability=1, band_probability=1, colour_db=10,
     )  # fmt: skip
     plain = features(speech, S)
     draws = [random_window(plain, W, settings, np.random.default_rng(seed)) for seed in (1, 1, 2)]
@@ -195,14 +198,13 @@ def test_noise_kinds_come_from_folders_and_some_are_for_tests_alone(tmp_path: Pa
     folder = tmp_path / "noise" / "kettle"
     folder.mkdir(parents=True)
     soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(8000), 16000)
-    both = AugmentSettings(noise_probability=1.0, noise_kinds=("white", "kettle"))
-    library = noise_library(both, S, tmp_path, 128)
+    library = noise_library(("white", "kettle"), S, tmp_path, 128)
     assert len(library) == 2
     for frames in library:
         assert len(frames) > 128
         assert np.mean(np.exp(frames).sum(axis=1)) == pytest.approx(1, rel=1e-3)
     with pytest.raises(SettingsError, match=r"no noise recordings in .*noise/rain; put some there, or drop 'rain'"):
-        noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("rain",)), S, tmp_path, 128)
+        noise_library(("rain",), S, tmp_path, 128)
     with pytest.raises(SettingsError, match="not car, which only tests may hear"):
         AugmentSettings(noise_kinds=("white", "car"))
 
@@ -220,10 +222,10 @@ def test_voices_are_those_who_train_all_at_once(speech: np.ndarray, rng: np.rand
 
     assert correlation(sound(many), sound(spoken)) > 0.99
     assert unrest(many) < 0.7 * unrest(spoken)
-    library = noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("voices",)), S, Path(), 4000, [spoken])
+    library = noise_library(("voices",), S, Path(), 4000, [spoken])
     assert len(library) == N_CROWDS
     with pytest.raises(SettingsError, match="'voices' is made of utterances that train, and there are none"):
-        noise_library(AugmentSettings(noise_probability=1.0, noise_kinds=("voices",)), S, Path(), 4000)
+        noise_library(("voices",), S, Path(), 4000)
     assert all(len(frames) > 4000 for frames in library)
 
 
