@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import butter, oaconvolve, sosfreqz
+from scipy.signal import oaconvolve
 
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.mel import hz_to_mel, mel_to_hz
@@ -116,8 +116,8 @@ def together(
     Powers add only on average: in one cell of time and frequency two partials of random phase may double each other or
     cancel. That is the phase term of Deng, Droppo and Acero (2004), averaged over the partials of a band.
     """
-    phase = np.cos(rng.uniform(0, 2 * np.pi, power.shape)) / np.sqrt(partials(settings))
-    total = power + other + 2 * phase * np.sqrt(power * other)
+    phase = np.cos(np.float32(2 * np.pi) * rng.random(power.shape, np.float32))
+    total = power + other + 2 * phase / np.sqrt(partials(settings)) * np.sqrt(power * other)
     return np.asarray(np.log(np.maximum(total, np.exp(silence(settings)))), np.float32)
 
 
@@ -172,7 +172,12 @@ def reverberate(
 
 
 def limit_band(frames: Array, low_hz: float, high_hz: float, settings: FrontendSettings, fill: float) -> Array:
-    """Log-mel frames behind a Butterworth band-pass; what it takes away altogether is ``fill``."""
-    band = butter(BAND_ORDER, (low_hz, high_hz), "bandpass", fs=settings.sample_rate, output="sos")
-    response = sosfreqz(band, mel_centres_hz(settings), fs=settings.sample_rate)[1]
-    return np.asarray(np.maximum(frames + 2 * np.log(np.abs(response) + 1e-12), fill), np.float32)
+    """Log-mel frames behind a digital Butterworth band-pass; what it takes away altogether is ``fill``.
+
+    With ``w = tan(pi f / fs)``, its power response is ``1 / (1 + ((w^2 - wl wh) / ((wh - wl) w))^(2 n))``: the analogue
+    prototype under the bilinear transform (Oppenheim and Schafer, "Discrete-Time Signal Processing", 7.2).
+    """
+    low, high = np.tan(np.pi * np.array([low_hz, high_hz]) / settings.sample_rate)
+    w = np.tan(np.pi * mel_centres_hz(settings) / settings.sample_rate)
+    loss = np.log1p(((w**2 - low * high) / ((high - low) * w)) ** (2 * BAND_ORDER))
+    return np.asarray(np.maximum(frames - loss, fill), np.float32)
