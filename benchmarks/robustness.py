@@ -33,6 +33,7 @@ def measure(
         figures = scorer.row(condition)
         for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise", "risk_coverage"):
             del figures[table]
+        named = condition.what if condition.kind == "noise" else condition.kind
         clean = rows[0]["uar"] if rows else figures["uar"]
         rows.append(
             {
@@ -40,7 +41,7 @@ def measure(
                 "what": condition.what,
                 "snr_db": condition.snr_db,
                 "test_only": condition.what in TEST_NOISES if condition.kind == "noise" else None,
-                "heard_in_training": None if heard is None else bool({condition.kind, condition.what} & set(heard)),
+                "heard_in_training": None if heard is None else named in heard,
                 "uar_loss": round(clean - figures["uar"], 4),
                 **figures,
             }

@@ -1,6 +1,6 @@
 """What a change of pitch or tempo, a room, noise and a microphone do to a signal, done to its log-mel frames.
 
-Working on cached frames costs a millisecond where the waveform costs a hundred, so every epoch hears new variants:
+Working on cached frames costs milliseconds where the waveform costs a hundred, so every epoch hears new variants:
 
 - *time stretch*: a phase vocoder keeps each frame's magnitude and changes their spacing; so does reading the frames at
   another spacing.
@@ -14,10 +14,11 @@ Working on cached frames costs a millisecond where the waveform costs a hundred,
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import oaconvolve
+from scipy.signal import get_window, oaconvolve
 
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.mel import hz_to_mel, mel_to_hz
@@ -25,8 +26,12 @@ from serkit.edge.window import silence
 
 Array = npt.NDArray[np.float32]
 
-#: How far the partials of a voice are apart, Hz: a mean fundamental frequency.
-PARTIALS_HZ = 150.0
+#: How one analysis window, and one mel band, weighs its neighbours' sound: windows overlap by 60 %, triangles by half.
+OVERLAP = (0.35, 1.0, 0.35)
+
+#: How far below all of a frame its analysis window's side lobes lie, dB, as measured on filtered speech: what is heard
+#: in a band that a filter has silenced.
+LEAKAGE_DB = 57.0
 
 #: How many cosines over the mel axis make a microphone's colour.
 N_RIPPLES = 5
@@ -100,24 +105,40 @@ def shift_pitch(frames: Array, semitones: float, settings: FrontendSettings, fil
 
 
 @lru_cache(maxsize=4)
-def partials(settings: FrontendSettings) -> npt.NDArray[np.float64]:
-    """How many partials of a voice (`PARTIALS_HZ` apart) each mel band holds, at least 1, ``(n_mels,)``."""
-    return np.maximum(1.0, np.gradient(mel_centres_hz(settings)) / PARTIALS_HZ)
+def values_per_band(settings: FrontendSettings) -> npt.NDArray[np.float64]:
+    """How many independent values the power of noise in each mel band is the mean of, at least 1, ``(n_mels,)``.
+
+    The width of a triangle, ``(int w)^2 / int w^2`` or 1.5 of the spacing of the bands, over the analysis window's
+    equivalent noise bandwidth (Harris 1978).
+    """
+    w = get_window(settings.window, settings.win_length)
+    bandwidth_hz = settings.sample_rate * np.sum(w**2) / np.sum(w) ** 2
+    return np.maximum(1.0, 1.5 * np.gradient(mel_centres_hz(settings)) / bandwidth_hz)
+
+
+def scatter(shape: tuple[int, int], rng: np.random.Generator) -> npt.NDArray[np.complex64]:
+    """Noise of mean power 1 in cells of time and frequency, like its neighbours as far as they overlap."""
+    n_frames, n_mels = shape
+    drawn = rng.standard_normal((n_frames + 2, n_mels + 2, 2), np.float32).view(np.complex64)[..., 0]
+    before, here, after = np.array(OVERLAP, np.float32) / np.float32(np.linalg.norm(OVERLAP))
+    drawn = before * drawn[:-2] + here * drawn[1:-1] + after * drawn[2:]
+    drawn = before * drawn[:, :-2] + here * drawn[:, 1:-1] + after * drawn[:, 2:]
+    return np.asarray(drawn / np.sqrt(2), np.complex64)
 
 
 def together(
     power: npt.NDArray[np.float64],
     other: npt.NDArray[np.float64],
+    cosine: npt.NDArray[np.floating[Any]],
     settings: FrontendSettings,
-    rng: np.random.Generator,
 ) -> Array:
     """Log-mel frames of two sounds at once, from the power of each, ``(n_frames, n_mels)``.
 
-    Powers add only on average: in one cell of time and frequency two partials of random phase may double each other or
-    cancel. That is the phase term of Deng, Droppo and Acero (2004), averaged over the partials of a band.
+    Powers add only on average: in one cell of time and frequency sounds of random phase may double each other or
+    cancel, by the cosine of the angle between them. That is the phase term of Deng, Droppo and Acero (2004); in a band
+    of ``n`` independent values it falls by the square root of ``n``.
     """
-    phase = np.cos(np.float32(2 * np.pi) * rng.random(power.shape, np.float32))
-    total = power + other + 2 * phase / np.sqrt(partials(settings)) * np.sqrt(power * other)
+    total = power + other + 2 * cosine * np.sqrt(power * other / values_per_band(settings))
     return np.asarray(np.log(np.maximum(total, np.exp(silence(settings)))), np.float32)
 
 
@@ -133,46 +154,48 @@ def add_noise(
     noise = noise + np.float32(signal - snr_db * np.log(10) / 10)
     if rng is None:
         return np.asarray(np.logaddexp(frames, noise), np.float32)
-    return together(np.exp(frames.astype(np.float64)), np.exp(noise.astype(np.float64)), settings, rng)
+    g = scatter((frames.shape[0], frames.shape[1]), rng)
+    return together(np.exp(frames.astype(np.float64)), np.exp(noise.astype(np.float64)), g.real / np.abs(g), settings)
 
 
 def room_tail(
     rt60_s: npt.NDArray[np.float64], direct_db: float, settings: FrontendSettings, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """What a room makes of one frame later: the power that follows it in each band, ``(n_later, n_mels)``.
+    """What a room makes of one frame: the power that joins it and follows it in each band, ``(1 + n_later, n_mels)``.
 
-    It is Polack's noise that decays; the power of noise in one cell of time and frequency is distributed exponentially,
-    which gives every room drawn its own colour.
+    It is Polack's noise that decays, integrated over a hop around each frame. The power of noise is no constant, which
+    gives every room drawn its own colour.
 
     Args:
         rt60_s: Of each band, the time in which the reverberation falls by 60 dB, s, ``(n_mels,)``.
-        direct_db: Level of the direct sound over that of all of the reverberation, dB.
+        direct_db: Level of the direct sound over that of all of the reverberation, dB, in the mean over rooms.
         settings: Of the frames.
         rng: Draws the room.
     """
     hop_s = settings.hop_length / settings.sample_rate
-    later_s = np.arange(1, 2 + int(rt60_s.max() / hop_s))[:, None] * hop_s
-    decay = np.exp(-np.log(1e6) * later_s / rt60_s)
-    return np.asarray(10 ** (-direct_db / 10) * rng.exponential(decay / decay.sum(axis=0)))
+    edges_s = np.maximum(0, np.arange(2 + int(np.ceil(rt60_s.max() / hop_s))) - 0.5) * hop_s
+    energy = -np.diff(np.exp(-np.log(1e6) * edges_s[:, None] / rt60_s), axis=0)
+    n = values_per_band(settings)
+    return np.asarray(10 ** (-direct_db / 10) * rng.gamma(n, energy / n))
 
 
 def reverberate(
     frames: Array, tail: npt.NDArray[np.float64], settings: FrontendSettings, rng: np.random.Generator
 ) -> Array:
-    """Join log-mel frames with a room's answer (`room_tail`) to those before them.
+    """Join log-mel frames with a room's answer (`room_tail`) to them and to those before them.
 
-    The answer to a partial is a sum of many echoes: its power is distributed exponentially, its phase evenly.
+    The answer is a sum of many echoes, so noise: its power and its phase scatter.
     """
-    floor = np.exp(silence(settings))
     power = np.exp(frames.astype(np.float64))
-    answer = np.zeros_like(power)
-    answer[1:] = np.maximum(oaconvolve(power - floor, tail, axes=0)[: len(frames) - 1], 0)
-    n = partials(settings)
-    return together(power, answer * rng.gamma(n, 1 / n, answer.shape), settings, rng)
+    answer = oaconvolve(power - np.exp(silence(settings)), tail, axes=0)[: len(frames)]
+    g = scatter((frames.shape[0], frames.shape[1]), rng)
+    size = np.abs(g)
+    answer = np.maximum(answer, 0) * (1 + (size**2 - 1) / np.sqrt(values_per_band(settings)))
+    return together(power, answer, g.real / size, settings)
 
 
 def limit_band(frames: Array, low_hz: float, high_hz: float, settings: FrontendSettings, fill: float) -> Array:
-    """Log-mel frames behind a digital Butterworth band-pass; what it takes away altogether is ``fill``.
+    """Log-mel frames behind a digital Butterworth band-pass; below what leaks from other bands nothing is heard.
 
     With ``w = tan(pi f / fs)``, its power response is ``1 / (1 + ((w^2 - wl wh) / ((wh - wl) w))^(2 n))``: the analogue
     prototype under the bilinear transform (Oppenheim and Schafer, "Discrete-Time Signal Processing", 7.2).
@@ -180,4 +203,6 @@ def limit_band(frames: Array, low_hz: float, high_hz: float, settings: FrontendS
     low, high = np.tan(np.pi * np.array([low_hz, high_hz]) / settings.sample_rate)
     w = np.tan(np.pi * mel_centres_hz(settings) / settings.sample_rate)
     loss = np.log1p(((w**2 - low * high) / ((high - low) * w)) ** (2 * BAND_ORDER))
-    return np.asarray(np.maximum(frames - loss, fill), np.float32)
+    heard = frames - loss
+    leaks = np.log(np.exp(heard).sum(axis=1, keepdims=True)) - LEAKAGE_DB * np.log(10) / 10
+    return np.asarray(np.maximum(heard, np.maximum(np.minimum(frames, leaks), fill)), np.float32)

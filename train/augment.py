@@ -36,6 +36,12 @@ Array = npt.NDArray[np.float32]
 #: The least share of a room's reverberation time that its highest band has: air and cloth take high frequencies first.
 TREBLE_RT60 = 0.4
 
+#: The telephone's band, Hz (ITU-T G.712).
+TELEPHONE_HZ = (300.0, 3400.0)
+
+#: Reverberation times that rooms have, s: a padded car, a cathedral.
+REVERB_S = (0.05, 10.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
@@ -102,6 +108,16 @@ class AugmentSettings:
             if not least < low <= high < math.inf:
                 above_0 = "" if name.endswith("_db") else " above 0"
                 raise SettingsError(f"{name} runs from {low} to {high}; give two numbers{above_0}, the lower one first")
+        if not REVERB_S[0] <= self.reverb_s[0] <= self.reverb_s[1] <= REVERB_S[1]:
+            raise SettingsError(
+                f"reverb_s runs from {self.reverb_s[0]} to {self.reverb_s[1]}; rooms have {REVERB_S[0]} to "
+                f"{REVERB_S[1]}"
+            )
+        if self.band_probability and self.band_low_hz[1] >= self.band_high_hz[0]:
+            raise SettingsError(
+                f"band_low_hz reaches {self.band_low_hz[1]} and band_high_hz begins at {self.band_high_hz[0]}; leave a "
+                "band between them"
+            )
         for name in ("time_stretch", "pitch_shift", "noise_tilt_db", "tilt_db", "colour_db", "time_masks",
                      "time_mask_frames", "mel_masks", "mel_mask_bands"):  # fmt: skip
             if not 0 <= getattr(self, name) < math.inf:
@@ -118,9 +134,12 @@ class AugmentSettings:
     @property
     def conditions(self) -> list[str]:
         """What a recipe trains under, in the words of `serkit.train.conditions`, which names what it is tested under:
-        kinds of noise, ``telephone`` (a band-pass), and ``simulated rooms``, which no recorded room is."""
+        kinds of noise, ``telephone`` or another ``band-pass``, and ``simulated rooms``, which no recorded room is."""
         heard = list(self.noise_kinds) if self.noise_probability else []
-        heard += ["telephone"] if self.band_probability else []
+        if self.band_probability:
+            ranges = zip(TELEPHONE_HZ, (self.band_low_hz, self.band_high_hz), strict=True)
+            drawn = all(low <= corner <= high for corner, (low, high) in ranges)
+            heard.append("telephone" if drawn else "band-pass")
         return heard + (["simulated rooms"] if self.reverb_probability else [])
 
 
@@ -179,13 +198,16 @@ def augmented_window(
     What is read before the recording's beginning and after its end is silence.
     """
     a, fill, n_frames = settings, silence(frontend), window.input_frames
-    x = stretch_time(frames, cut.rate, cut.start - cut.rate * window.context_frames, n_frames, fill)
+    tail = None
+    if a.reverb_probability and rng.random() < a.reverb_probability:
+        treble = np.linspace(1, rng.uniform(TREBLE_RT60, 1), frontend.n_mels)
+        tail = room_tail(_log_uniform(a.reverb_s, rng) * treble, rng.uniform(*a.reverb_direct_db), frontend, rng)
+    lead = 0 if tail is None else len(tail) - 1  # what was said before the window still sounds in it
+    x = stretch_time(frames, cut.rate, cut.start - cut.rate * (window.context_frames + lead), n_frames + lead, fill)
     if a.pitch_shift:
         x = shift_pitch(x, rng.uniform(-a.pitch_shift, a.pitch_shift), frontend, fill)
-    if a.reverb_probability and rng.random() < a.reverb_probability:
-        treble = np.linspace(1, rng.uniform(TREBLE_RT60, 1), x.shape[1])
-        rt60_s = _log_uniform(a.reverb_s, rng) * treble
-        x = reverberate(x, room_tail(rt60_s, rng.uniform(*a.reverb_direct_db), frontend, rng), frontend, rng)
+    if tail is not None:
+        x = reverberate(x, tail, frontend, rng)[lead:]
     if a.tilt_db:
         x = x + tilt(rng.uniform(-a.tilt_db, a.tilt_db), x.shape[1])
     if a.noise_probability and rng.random() < a.noise_probability:
@@ -196,7 +218,7 @@ def augmented_window(
             noise = of_power_1(noise + tilt(rng.uniform(-a.noise_tilt_db, a.noise_tilt_db), x.shape[1]))
         x = add_noise(x, noise, rng.uniform(*a.noise_snr_db), frontend, rng if a.noise_phase else None)
     if a.colour_db:
-        x = np.maximum(x + colour(a.colour_db, x.shape[1], rng), fill)
+        x = np.where(x > fill, np.maximum(x + colour(a.colour_db, x.shape[1], rng), fill), x)
     if a.band_probability and rng.random() < a.band_probability:
         x = limit_band(x, _log_uniform(a.band_low_hz, rng), _log_uniform(a.band_high_hz, rng), frontend, fill)
     for count, longest, axis in ((a.time_masks, a.time_mask_frames, 0), (a.mel_masks, a.mel_mask_bands, 1)):

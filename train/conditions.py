@@ -15,6 +15,7 @@ from scipy.signal import butter, oaconvolve, sosfilt
 
 from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
+from serkit.train.augment import TELEPHONE_HZ
 from serkit.train.corpora import recordings
 
 Array = npt.NDArray[np.float32]
@@ -92,7 +93,7 @@ def gain(db: float) -> Condition:
 
 def telephone(sample_rate: int) -> Condition:
     """The telephone's band, 300 to 3400 Hz (ITU-T G.712), as an eighth-order Butterworth band-pass."""
-    band = butter(4, (300, 3400), "bandpass", fs=sample_rate, output="sos")
+    band = butter(4, TELEPHONE_HZ, "bandpass", fs=sample_rate, output="sos")
     return Condition("telephone", "300-3400 Hz", lambda samples, name: np.asarray(sosfilt(band, samples), np.float32))
 
 

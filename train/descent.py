@@ -19,7 +19,7 @@ from serkit.train.runs import RunState
 from serkit.train.student import Scores, imitation_error
 
 
-def ready(recipe: Recipe, model: Any, run: RunState) -> None:
+def prepare(recipe: Recipe, model: Any, run: RunState) -> None:
     """Make the network ready for descent, as the last checkpoint left it where there is one."""
     import keras
 

@@ -16,7 +16,7 @@ from serkit.edge.errors import CorpusError, SettingsError
 from serkit.train.augment import AugmentSettings
 from serkit.train.build import build_system
 from serkit.train.corpora import read_corpus
-from serkit.train.descent import descend, ready
+from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
 from serkit.train.epochs import Epochs
 from serkit.train.features import FeatureSet, load_features
@@ -130,7 +130,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         kinds = recipe.augment.noise_kinds if recipe.augment.noise_probability else ()
         noises = noise_library(kinds, recipe.frontend, data, recipe.window.input_frames, sides["train"].frames)
         epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
-        ready(recipe, learner, run)
+        prepare(recipe, learner, run)
         if recipe.teacher.alone:
             scores = imitation_scores(recipe, learner, sides["validation"], lessons["validation"])
         else:

@@ -131,6 +131,12 @@ class Recipe:
         if self.augment.mel_mask_bands > self.frontend.n_mels:
             raise SettingsError(f"mel_mask_bands is more than the {self.frontend.n_mels} mel bands")
 
+        if self.augment.band_probability and 2 * self.augment.band_high_hz[1] >= self.frontend.sample_rate:
+            raise SettingsError(
+                f"band_high_hz reaches {self.augment.band_high_hz[1]:g}; at {self.frontend.sample_rate} Hz it needs "
+                f"less than {self.frontend.sample_rate / 2:g}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
