@@ -26,6 +26,7 @@ from serkit.train.acoustics import (
 )  # fmt: skip
 from serkit.train.augment import AugmentSettings, Cut, augmented_window, random_cut, speech_span
 from serkit.train.noises import N_CROWDS, crowd, noise_library
+from serkit.train.recipe import read_recipe
 
 S = FrontendSettings()
 NOISES = noise_library(("white",), S, Path(), 128)
@@ -175,6 +176,19 @@ def test_colour_is_smooth_and_as_deep_as_asked(rng: np.random.Generator) -> None
     assert 9.5 < peaks.max() <= 10.0
     assert peaks.mean() == pytest.approx(5.0, abs=0.5)
     assert np.abs(np.diff(drawn, axis=1)).max() < 3.0
+
+
+@pytest.mark.parametrize(("recipe", "mean", "drawn"), [("r1", -3.62118, 0.934044), ("serkit-cnn", -5.52803, 0.995097)])
+def test_recipes_with_results_draw_what_they_drew(recipe: str, mean: float, drawn: float, speech: np.ndarray) -> None:
+    r, rng = read_recipe(recipe), np.random.default_rng(0)
+    frames = features(speech, r.frontend)
+    white = noise_library(("white",), r.frontend, Path(), r.window.input_frames)
+    windows = []
+    for _ in range(8):
+        cut = random_cut(frames, r.window, r.augment, r.frontend, rng)
+        windows.append(augmented_window(frames, cut, r.window, r.augment, r.frontend, white, rng))
+    assert np.mean(windows) == pytest.approx(mean, abs=1e-4)
+    assert rng.random() == pytest.approx(drawn, abs=1e-6)
 
 
 @pytest.mark.parametrize(

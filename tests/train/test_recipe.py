@@ -57,6 +57,10 @@ def test_an_override_replaces_only_what_is_given() -> None:
             for name, value in (("tilt_db", -3.0), ("pitch_shift", "inf"), ("time_stretch", "nan"), ("mel_masks", -1))
         ),
         ('system = "cnn"\n[augment]\nnoise_snr_db = [nan, 30]', "noise_snr_db runs from nan to 30"),
+        (
+            'system = "cnn"\n[augment]\nband_probability = 0.1\nband_high_hz = [3000, 8000]',
+            "band_high_hz reaches 8000; at 16000 Hz it needs less than 8000",
+        ),
         ("", "system is missing; add it"),
     ],
 )
