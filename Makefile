@@ -2,13 +2,14 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
+PYTEST := $(FULL)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 .PHONY: demo test setup check format bench arm-test arm-bench deb deb-test image image-test dist clean
 
 demo: $(EDGE)/.installed
 	$(EDGE)/bin/serkit demo
 
 test: $(FULL)/.installed
-	$(FULL)/bin/pytest
+	$(PYTEST)
 
 setup: $(FULL)/.installed
 
@@ -16,7 +17,7 @@ check: $(FULL)/.installed
 	$(FULL)/bin/ruff check
 	$(FULL)/bin/ruff format --check
 	$(FULL)/bin/mypy
-	$(FULL)/bin/pytest
+	$(PYTEST)
 
 format: $(FULL)/.installed
 	$(FULL)/bin/ruff check --fix
