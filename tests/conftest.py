@@ -126,11 +126,11 @@ def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny run in every format, signed with a key of the session's own."""
-    from serkit.convert.bundle import convert_run
+    from serkit.convert.bundle import convert_formats
     from serkit.convert.export import FORMATS
 
     os.environ["SERKIT_CONFIG"] = str(tmp_path_factory.getbasetemp() / "config")
     folder = tmp_path_factory.mktemp("bundles")
-    for format in FORMATS:
-        convert_run(tiny_run, format, folder / f"tiny-{format}.tflite")
-    return {format: folder / f"tiny-{format}.tflite" for format in FORMATS}
+    bundles = {format: folder / f"tiny-{format}.tflite" for format in FORMATS}
+    convert_formats(tiny_run, bundles)
+    return bundles
