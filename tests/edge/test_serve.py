@@ -91,7 +91,7 @@ class Systemd:
     def _turn(self) -> None:
         try:
             message = self._socket.recv(4096).decode()
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # some virtual machines' poll gives up with EAGAIN
             pass
         else:
             self.states += [(time.monotonic(), line) for line in message.splitlines()]
