@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serkit.train.recipe import LEAK
+
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
@@ -13,7 +15,7 @@ class Claim:
 
     Attributes:
         system: Short name of the published system.
-        recipes: Recipes that stand for it.
+        recipes: Recipes that stand for it, controls included.
         corpus: Corpus whose test utterances are scored.
         trained_on: Corpora it trains on.
         protocol: The random split nearest to the paper's.
@@ -34,14 +36,14 @@ class Claim:
 
 CLAIMS = (
     Claim(
-        system="R1", recipes=("r1",), corpus="ravdess", trained_on=("ravdess",), protocol="random", metric="accuracy",
-        value=0.932,
+        system="R1", recipes=("r1", "r1-leak"), corpus="ravdess", trained_on=("ravdess",), protocol="random",
+        metric="accuracy", value=0.932,
         why="The paper says that speakers are disjoint; frozen models of 1.5 billion parameters reach 75 % that way. "
         "Filters, kernels, ranges of augmentation and the use of a 1.28 s patch are not given.",
     ),
     Claim(
-        system="R1", recipes=("r1",), corpus="emodb", trained_on=("emodb",), protocol="random", metric="accuracy",
-        value=0.914,
+        system="R1", recipes=("r1", "r1-leak"), corpus="emodb", trained_on=("emodb",), protocol="random",
+        metric="accuracy", value=0.914,
         why="As for RAVDESS; 535 utterances of ten speakers, so one of the 54 of a random test side is 1.9 points.",
     ),
     Claim(
@@ -63,7 +65,10 @@ CLAIMS = (
 )  # fmt: skip
 
 #: Columns of `claims_table`.
-CLAIMS_HEAD = ("system", "corpus", "claimed", "reproduced, random split", "UAR, unseen speakers", "why they differ")
+CLAIMS_HEAD = (
+    "system", "corpus", "claimed", "reproduced, random split", "a control: copies of the test side train",
+    "UAR, unseen speakers", "why they differ",
+)  # fmt: skip
 
 
 def recipe_words(row: dict[str, Any]) -> str:
@@ -77,14 +82,15 @@ def recipe_words(row: dict[str, Any]) -> str:
 
 
 def claims_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """For each claim: system, corpus, claimed, reproduced under a random split, honest figure, why they differ.
+    """For each claim: system, corpus, claimed, reproduced under a random split, with a leak, honest figure, why they
+    differ.
 
     Every recipe that stands for the system is listed: to show the best of them would be to choose it by its test side.
     """
     made: list[tuple[str, ...]] = []
     for claim in CLAIMS:
 
-        def figures(protocol: str, metric: str, claim: Claim = claim) -> str:
+        def figures(protocol: str, metric: str, *, leak: bool = False, claim: Claim = claim) -> str:
             found = [
                 f"{r['recipe']} {r[metric]:.3f} ({r['epochs']} epochs, "
                 f"{len(r['seeds'])} {'seed' if len(r['seeds']) == 1 else 'seeds'})"
@@ -93,14 +99,16 @@ def claims_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
                 and r["recipe"] in claim.recipes
                 and tuple(r["trained_on"]) == claim.trained_on
                 and r["complete"]
-                and not r["control"]
+                and r["control"] == (LEAK if leak else None)
             ]
-            return "; ".join(sorted(found)) or "not measured yet"
+            return "; ".join(sorted(found))
 
         made.append(
             (
                 claim.system, claim.corpus, f"{claim.value:.3f} {claim.metric}",
-                figures(claim.protocol, claim.metric), figures("speaker-independent", "uar"), claim.why,
+                figures(claim.protocol, claim.metric) or "not measured yet",
+                figures(claim.protocol, claim.metric, leak=True),
+                figures("speaker-independent", "uar") or "not measured yet", claim.why,
             )
         )  # fmt: skip
     return made

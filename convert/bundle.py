@@ -75,7 +75,8 @@ def convert_formats(
         For each format the content of ``model.json``, parity included.
 
     Raises:
-        SettingsError: Unknown format, an output is not a ``.tflite`` file, or a name has line breaks.
+        SettingsError: Unknown format, an output is not a ``.tflite`` file, a name has line breaks, or the run is a
+            control.
         ModelError: The converter failed, a conversion strays too far, or a file cannot be written.
     """
     for format, output in outputs.items():
@@ -91,8 +92,10 @@ def convert_formats(
         version = int(datetime.now(timezone.utc).strftime("%Y%m%d%H%M"))
     if version < 1:
         raise SettingsError(f"version {version}: a model's version is 1 or more")
-    key = signing_key()
     recipe, metrics, split = load_run(run)
+    if recipe.control:
+        raise SettingsError(f"{run} is a control ({recipe.control}), not a model for a device; train another recipe")
+    key = signing_key()
     reference = Reference(run)
     calibration = window_utterances(reference.frames("calibration"), recipe.frontend, recipe.window).inputs
     graphs = export(run, list(outputs), calibration, lstm)

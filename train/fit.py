@@ -44,7 +44,8 @@ def split_for(recipe: Recipe, data: Path) -> Split:
     """Read the recipe's corpora and split them; recordings with other labels than the model's are left out."""
     utterances = [u for c in recipe.corpora for u in read_corpus(c, data) if u.emotion in recipe.labels]
     s = recipe.split
-    return make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
+    split = make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
+    return replace(split, train=(*split.train, *split.validation, *split.test)) if s.leak else split
 
 
 def load_sides(
@@ -57,7 +58,8 @@ def load_sides(
     Raises:
         SettingsError: Nobody validates, the run in ``out`` began with other recordings, or ``start`` heard who tests.
     """
-    everything = load_features([*split.train, *split.validation, *split.test], recipe.frontend, cache)
+    utterances = list(dict.fromkeys([*split.train, *split.validation, *split.test]))
+    everything = load_features(utterances, recipe.frontend, cache)
     sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
     if not sides["validation"].utterances:
         raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")

@@ -16,6 +16,9 @@ from serkit.train.labels import EMOTIONS, RAVDESS_EMOTIONS, labels_of
 from serkit.train.splits import PROTOCOLS
 from serkit.train.teacher import TeacherSettings
 
+#: What `Recipe.control` says of a leak.
+LEAK = "copies of its test side trained"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -69,18 +72,23 @@ class SplitSettings:
         fold: Fold of ``speaker-independent``.
         seed: Draws validation speakers, or the whole of a random split.
         validation_share: Share of the remaining speakers that validate.
+        leak: A control: augmented copies of what validates and tests train too, as where augmentation comes before a
+            random split. It shows what that mistake is worth.
     """
 
     protocol: str = "speaker-independent"
     fold: int = 0
     seed: int = 0
     validation_share: float = 0.15
+    leak: bool = False
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise SettingsError(f"protocol is {self.protocol!r}; choose one of {', '.join(PROTOCOLS)}")
         if min(self.fold, self.seed) < 0 or not 0 < self.validation_share < 1:
             raise SettingsError("fold and seed need 0 or more, validation_share a number between 0 and 1")
+        if self.leak and not self.protocol.startswith("random"):
+            raise SettingsError(f"leak belongs to a random split; {self.protocol} tests voices that nobody may hear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +138,20 @@ class Recipe:
             raise SettingsError(f"time_mask_frames is longer than the window's {self.window.input_frames} frames")
         if self.augment.mel_mask_bands > self.frontend.n_mels:
             raise SettingsError(f"mel_mask_bands is more than the {self.frontend.n_mels} mel bands")
-
+        if self.split.leak and not (self.augment.time_stretch or self.augment.pitch_shift):
+            raise SettingsError("leak needs time_stretch or pitch_shift: copies that differ from what they test")
         if self.augment.band_probability and 2 * self.augment.band_high_hz[1] >= self.frontend.sample_rate:
             raise SettingsError(
                 f"band_high_hz reaches {self.augment.band_high_hz[1]:g}; at {self.frontend.sample_rate} Hz it needs "
                 f"less than {self.frontend.sample_rate / 2:g}"
             )
+
+    @property
+    def control(self) -> str | None:
+        """What is wrong with it on purpose; None for all that is meant to be used."""
+        if self.training.shuffle_labels:
+            return "shuffled labels"
+        return LEAK if self.split.leak else None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

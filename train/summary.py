@@ -240,7 +240,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "format": "keras",
         "folds": sorted({r.recipe.split.fold for r in group}),
         "seeds": seeds,
-        "control": "shuffled labels" if first.recipe.training.shuffle_labels else None,
+        "control": first.recipe.control,
         "options": first.recipe.model if first.recipe.system != "ensemble" else {},
         "complete": all(r.complete for r in repetitions.values()),
         "start": first.recipe.start,

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serkit.convert.bundle import convert_formats
 from serkit.edge.errors import CorpusError, SerkitError, SettingsError
 from serkit.edge.frontend import FrontendSettings
+from serkit.train.augment import AugmentSettings
 from serkit.train.corpora import read_corpus
 from serkit.train.epochs import Epochs, learning_rate
 from serkit.train.evaluate import evaluate
 from serkit.train.features import load_features
 from serkit.train.fit import split_for, train
-from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
+from serkit.train.recipe import LEAK, Recipe, TrainingSettings, override, read_recipe
 from serkit.train.runs import Reference, load_run, load_trained
+from serkit.train.summary import cells, read_runs
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +169,24 @@ def test_a_run_that_was_not_copied_whole(tiny_run: Path, tmp_path: Path) -> None
 def test_a_random_run_reports_its_test_side(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
     metrics = train(override(recipe, split={"protocol": "random"}, training={"epochs": 1}), corpus, tmp_path / "run")
     assert metrics["test"]["ravdess"]["n_utterances"] == pytest.approx(192 / 10, abs=2)
+
+
+def test_a_leak_is_a_control_and_nothing_else(recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    random = override(recipe, split={"protocol": "random"}, training={"epochs": 1})
+    random = replace(random, augment=AugmentSettings(pitch_shift=1))
+    leak, honest = override(random, split={"leak": True}), split_for(random, corpus)
+    run = tmp_path / "run"
+    metrics = train(leak, corpus, run)
+    assert metrics["test"]["ravdess"]["n_utterances"] == len(honest.test)
+    listed = {side: set(heard["utterances"]) for side, heard in load_run(run)[2].items()}
+    assert listed["test"] == {u.key for u in honest.test}
+    assert listed["train"] == {u.key for side in (honest.train, honest.validation, honest.test) for u in side}
+    (cell,) = cells(read_runs([run]))
+    assert cell.row["control"] == LEAK
+    with pytest.raises(CorpusError, match="the model learned from ravdess/"):
+        evaluate(run=run, model=None, corpus="ravdess", data=corpus, protocol="random")
+    with pytest.raises(SettingsError, match=r"is a control \(copies of its test side trained\)"):
+        convert_formats(run, {"dynamic": tmp_path / "x.tflite"})
 
 
 def test_a_changed_corpus_does_not_slip_into_a_resumed_run(

@@ -43,6 +43,8 @@ def test_an_override_replaces_only_what_is_given() -> None:
         ('system = "r1-cnn-bilstm"\n[corpora]\nsavee = 1.0', "no corpus 'savee'"),
         ('system = "r1-cnn-bilstm"\n[corpora]\ntess = 2.0', "share above 0 and up to 1"),
         ('system = "r1-cnn-bilstm"\n[split]\nprotocol = "loso"', "protocol is 'loso'"),
+        ('system = "cnn"\n[split]\nprotocol = "ship-test"\nleak = true', "leak belongs to a random split"),
+        ('system = "cnn"\n[split]\nprotocol = "random"\nleak = true', "leak needs time_stretch or pitch_shift"),
         ('system = "r1-cnn-bilstm"\n[training]\nmonitor = "f1"', "monitor is 'f1'; choose one of accuracy, uar"),
         ('system = "r1-cnn-bilstm"\ntraining = 3', "a table of settings is needed, found 3"),
         ('system = "r1-cnn-bilstm"\n[training]\nepochs = 1.5', "epochs is 1.5; a whole number is needed"),
