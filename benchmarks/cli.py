@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -58,6 +58,13 @@ def frontend(repeats: int, out: Path | None, as_json: bool) -> None:
 @click.option("--corpus", required=True, help="ravdess, ravdess-song, emodb, tess or nemo.")
 @data_option
 @click.option("--protocol", type=click.Choice(PROTOCOLS), required=True, help="Which utterances are scored.")
+@click.option(
+    "--side",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Of a run: validation, to choose recipes by, with no noise or room of the tests.",
+)
 @click.option("--noises", type=click.Path(path_type=Path), help="Folder with a sub-folder per kind; DATA/noise.")
 @click.option("--rooms", type=click.Path(path_type=Path), help="Folder of impulse responses; DATA/rir.")
 @click.option("--engine", type=click.Choice(["auto", "litert", "tflite-runtime"]), default="auto", show_default=True)
@@ -69,6 +76,7 @@ def robustness(
     corpus: str,
     data: Path,
     protocol: str,
+    side: Literal["test", "validation"],
     noises: Path | None,
     rooms: Path | None,
     engine: str,
@@ -82,6 +90,7 @@ def robustness(
     \b
     Example:
       serkit bench robustness --model default --corpus ravdess --protocol ship-test --data ~/corpora
+      serkit bench robustness runs/mine --corpus ravdess --protocol ship-test --side validation --data ~/corpora
     """
     if (run is None) == (model is None):
         raise click.UsageError("give either a run folder or --model")
@@ -104,9 +113,10 @@ def robustness(
         else:
             snr = "" if row["snr_db"] is None else f" {row['snr_db']:g} dB"
             name = f"{row['condition']} {row['what']}{snr}"
-            click.echo(f"{name:<50} UAR {row['uar']:.3f}  loss {row['uar_loss']:+.3f}")
+            figures = f"UAR {row['uar']:.3f}  loss {row['uar_loss']:+.3f}  log-loss {row['log_loss']:.3f}"
+            click.echo(f"{name:<50} {figures}")
 
-    scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine)
+    scorer = Scorer(run=run, model=model, corpus=corpus, data=data, protocol=protocol, engine=engine, side=side)
     rows = measure(scorer, noises, rooms, shown)
     if out is not None:
         write_results(out, "robustness", rows)

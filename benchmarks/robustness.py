@@ -19,7 +19,7 @@ def measure(
     Args:
         scorer: Of a model, on speakers it never heard.
         noises: Folder with one sub-folder per kind of noise.
-        rooms: Folder of impulse responses.
+        rooms: Folder of impulse responses; the validation side has simulated rooms, and no noise kept for tests.
         shown: Called with each row as it is made.
 
     Returns:
@@ -29,7 +29,7 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     heard = scorer.trained_under
-    for condition in conditions(noises, rooms, scorer.sample_rate):
+    for condition in conditions(noises, rooms, scorer.sample_rate, rehearsal=scorer.side == "validation"):
         figures = scorer.row(condition)
         for table in ("confusion", "per_class", "per_speaker_uar", "refused", "noise", "risk_coverage"):
             del figures[table]

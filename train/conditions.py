@@ -17,6 +17,7 @@ from serkit.edge.audio import read_audio
 from serkit.edge.errors import SettingsError
 from serkit.train.augment import TELEPHONE_HZ
 from serkit.train.corpora import recordings
+from serkit.train.noises import TEST_NOISES
 
 Array = npt.NDArray[np.float32]
 
@@ -24,13 +25,16 @@ Array = npt.NDArray[np.float32]
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
 _GAINS_DB = (-30.0, -15.0, 15.0)
 
+#: Simulated rooms: reverberation time (RT60), s, and the direct sound's level over the reverberation's, dB.
+ROOMS = ((0.3, 3.0), (0.6, 0.0), (1.0, -3.0))
+
 
 @dataclass(frozen=True)
 class Condition:
     """One way to change a recording.
 
     Attributes:
-        kind: ``clean``, ``noise``, ``room``, ``gain``, ``telephone`` or ``clipped``.
+        kind: ``clean``, ``noise``, ``room``, ``simulated rooms``, ``gain``, ``telephone`` or ``clipped``.
         what: Which noise, room or amount.
         snr_db: Signal-to-noise ratio, of noise.
         apply: Samples and the utterance's name to changed samples, float32, same length.
@@ -75,14 +79,30 @@ def noises(folder: Path, sample_rate: int) -> tuple[Array, ...]:
 def room(path: Path, sample_rate: int) -> Condition:
     """Convolution with a room impulse response, brought back to the level the recording had."""
     response = read_audio(path, sample_rate)
-    response = response[int(np.argmax(np.abs(response))) :]  # no delay: the direct sound comes first
+    return Condition("room", path.stem, _heard_in(response[int(np.argmax(np.abs(response))) :]))  # direct sound first
 
+
+def simulated_room(rt60_s: float, direct_db: float, sample_rate: int) -> Condition:
+    """The simplest room there is: one impulse, then white noise that decays (Polack 1988); the same one every time.
+
+    Args:
+        rt60_s: Time in which the reverberation falls by 60 dB, s.
+        direct_db: Energy of the impulse over that of the reverberation, dB.
+        sample_rate: Hz.
+    """
+    n = int(rt60_s * sample_rate)
+    tail = np.random.default_rng(n).standard_normal(n) * 10 ** (-3 * np.arange(n) / n)
+    response = np.concatenate([[1.0], tail / np.linalg.norm(tail) / 10 ** (direct_db / 20)])
+    return Condition("simulated rooms", f"{rt60_s:g} s, {direct_db:+g} dB", _heard_in(response.astype(np.float32)))
+
+
+def _heard_in(response: Array) -> Callable[[Array, str], Array]:
     def apply(samples: Array, name: str) -> Array:
         wet = oaconvolve(samples, response)[: len(samples)]
         level = np.sqrt(np.mean(np.square(samples)) / max(float(np.mean(np.square(wet))), 1e-12))
         return np.asarray(wet * level, np.float32)
 
-    return Condition("room", path.stem, apply)
+    return apply
 
 
 def gain(db: float) -> Condition:
@@ -107,13 +127,17 @@ def clipped(share: float = 0.05) -> Condition:
     return Condition("clipped", f"{share:.0%} of samples", apply)
 
 
-def conditions(noise_folder: Path | None, rooms: Path | None, sample_rate: int) -> Sequence[Condition]:
+def conditions(
+    noise_folder: Path | None, rooms: Path | None, sample_rate: int, *, rehearsal: bool = False
+) -> Sequence[Condition]:
     """The whole set: clean, every kind of noise at every ratio, every room, gains, telephone, clipping.
 
     Args:
         noise_folder: Folder with one sub-folder of recordings per kind of noise; without it, no noise.
         rooms: Folder of impulse responses; without it, no rooms.
         sample_rate: Hz.
+        rehearsal: What recipes are chosen by: no noise that is kept for tests, and simulated `ROOMS` instead of
+            recorded ones.
 
     Raises:
         SettingsError: A folder holds no recording.
@@ -122,8 +146,10 @@ def conditions(noise_folder: Path | None, rooms: Path | None, sample_rate: int) 
     if noise_folder is not None:
         _recordings(noise_folder, "noise")
         kinds = [d for d in sorted(noise_folder.iterdir()) if d.is_dir()] or [noise_folder]
-        heard = {kind.name: noises(kind, sample_rate) for kind in kinds}
+        heard = {k.name: noises(k, sample_rate) for k in kinds if not (rehearsal and k.name in TEST_NOISES)}
         made += [noise(kind, samples, snr) for kind, samples in heard.items() for snr in SNRS_DB]
-    if rooms is not None:
+    if rehearsal:
+        made += [simulated_room(*shape, sample_rate) for shape in ROOMS]
+    elif rooms is not None:
         made += [room(path, sample_rate) for path in _recordings(rooms, "room impulse response")]
     return [*made, *map(gain, _GAINS_DB), telephone(sample_rate), clipped()]

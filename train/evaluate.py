@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,34 +62,49 @@ def evaluate(
 
 
 class Scorer:
-    """The test side of a protocol, ready to be scored under one condition after the other.
+    """One side of a protocol, ready to be scored under one condition after the other.
 
     Args:
         run, model, corpus, data, protocol, engine: As for `evaluate`.
+        side: ``test``, or of a run ``validation``, for choosing between recipes.
 
     Attributes:
+        side: As given.
         sample_rate: Hz.
         samples: Of each utterance, in the order of `heard`.
         trained_under: What noise and the like the model heard in training; None where it does not say.
 
     Raises:
         CorpusError: The model learned from what would be scored, or no recording can be used.
-        SettingsError: An engine for a run.
+        SettingsError: An engine for a run, or the validation side of a model or of another protocol than the run's.
     """
 
     def __init__(
-        self, *, run: Path | None, model: str | None, corpus: str, data: Path, protocol: str, engine: str = "auto"
+        self,
+        *,
+        run: Path | None,
+        model: str | None,
+        corpus: str,
+        data: Path,
+        protocol: str,
+        engine: str = "auto",
+        side: Literal["test", "validation"] = "test",
     ) -> None:
         if run is not None and engine != "auto":
             raise SettingsError(f"{run}: Keras scores a run, not {engine}; leave --engine out, or give --model")
         self._source = source = _run_source(run) if run is not None else _model_source(str(model), engine)
-        self._about = {"corpus": corpus, "protocol": protocol}
+        self.side = side
+        self._about = {"corpus": corpus, "protocol": protocol, "side": side}
         self.sample_rate = source["frontend"].sample_rate
         self.trained_under: list[str] | None = source["trained_under"]
-        split = protocol_split(corpus, data, protocol, source["labels"], source["split"])
-        learned = source["learned_from"]
-        check_unseen(split, learned["utterances"], learned["voices"])
-        self._utterances, self.samples, self._refused = _recordings(split.test, self.sample_rate)
+        if side == "test":
+            split = protocol_split(corpus, data, protocol, source["labels"], source["split"])
+            learned = source["learned_from"]
+            check_unseen(split, learned["utterances"], learned["voices"])
+            scored = split.test
+        else:
+            scored = _validators(run, corpus, data, protocol)
+        self._utterances, self.samples, self._refused = _recordings(scored, self.sample_rate)
 
     def row(self, condition: conditions.Condition | None = None) -> dict[str, Any]:
         """Figures under one condition, clean by default."""
@@ -132,6 +147,24 @@ class Scorer:
             "size_bytes": source["size_bytes"],
             "refused": self._refused,
         }
+
+
+def _validators(run: Path | None, corpus: str, data: Path, protocol: str) -> tuple[Utterance, ...]:
+    """The utterances of a corpus that chose a run's epoch; none that trained it, nor another of the same voice."""
+    from serkit.train.runs import load_run
+
+    if run is None:
+        raise SettingsError("a model file does not say who validated it; give the run folder instead of --model")
+    recipe, _, listed = load_run(run)
+    if recipe.split.protocol != protocol:
+        raise SettingsError(f"{run} chose its epoch under {recipe.split.protocol}; give that as --protocol")
+    keys = set(listed["validation"]["utterances"])
+    chosen = tuple(u for u in read_corpus(corpus, data) if u.key in keys)
+    if not chosen:
+        raise CorpusError(f"{run}: nothing of {corpus} validated it")
+    side = Split(protocol=protocol, fold=recipe.split.fold, train=(), validation=(), test=chosen)
+    check_unseen(side, listed["train"]["utterances"], listed["train"]["voices"])
+    return chosen
 
 
 def protocol_split(corpus: str, data: Path, protocol: str, labels: Sequence[str], split: dict[str, Any]) -> Split:

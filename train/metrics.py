@@ -162,6 +162,7 @@ def score(
         "worst_speaker_uar": per_speaker[worst],
         "per_sex_uar": by_sex,
         "sex_gap": round(max(by_sex.values()) - min(by_sex.values()), 4) if len(by_sex) > 1 else None,
+        "log_loss": round(float(-np.mean(np.log(probabilities[np.arange(len(index)), index] + 1e-12))), 4),
         "ece": round(calibration_error(probabilities, index), 4),
         "ece_by_chance": round(chance_calibration_error(probabilities), 4),
         "risk_coverage": risk_coverage(probabilities, index),

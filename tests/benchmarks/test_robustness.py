@@ -16,8 +16,9 @@ class Scorer:
 
     sample_rate = 16000
 
-    def __init__(self, trained_under: list[str] | None) -> None:
+    def __init__(self, trained_under: list[str] | None, side: str = "test") -> None:
         self.trained_under = trained_under
+        self.side = side
 
     def row(self, condition: Condition) -> dict[str, Any]:
         samples = np.linspace(-0.9, 0.9, 16000, dtype=np.float32)
@@ -61,3 +62,17 @@ def test_a_kind_of_noise_is_no_condition_of_the_same_name(folders: tuple[Path, P
 
 def test_a_model_that_does_not_say_is_taken_at_that(folders: tuple[Path, Path]) -> None:
     assert set(heard(measure(Scorer(None), *folders, lambda row: None)).values()) == {None}  # type: ignore[arg-type]
+
+
+def test_recipes_are_chosen_without_the_noises_and_rooms_of_tests(
+    folders: tuple[Path, Path], tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (tmp_path / "noise" / "babble").mkdir()
+    soundfile.write(tmp_path / "noise" / "babble" / "a.wav", 0.1 * rng.standard_normal(8000), 16000)
+    scorer = Scorer(["simulated rooms"], "validation")
+    rows = measure(scorer, *folders, lambda row: None)  # type: ignore[arg-type]
+    assert {r["what"] for r in rows if r["condition"] == "noise"} == {"household", "telephone"}
+    assert [r["what"] for r in rows if "room" in r["condition"]] == ["0.3 s, +3 dB", "0.6 s, +0 dB", "1 s, -3 dB"]
+    assert heard(rows)["simulated rooms", "0.6 s, +0 dB"]
+    tests = measure(Scorer(None), *folders, lambda row: None)  # type: ignore[arg-type]
+    assert {"babble", "hall"} <= {r["what"] for r in tests}

@@ -7,7 +7,17 @@ import pytest
 import soundfile
 
 from serkit.edge.errors import SettingsError
-from serkit.train.conditions import SNRS_DB, clipped, conditions, gain, noise, noises, room, telephone
+from serkit.train.conditions import (
+    SNRS_DB,
+    clipped,
+    conditions,
+    gain,
+    noise,
+    noises,
+    room,
+    simulated_room,
+    telephone,
+)
 
 
 @pytest.fixture
@@ -42,6 +52,18 @@ def test_a_room_of_one_impulse_changes_nothing_and_an_echo_comes_late(tmp_path: 
     wet = room(tmp_path / "echo.wav", 16000).apply(click, "a")
     assert np.flatnonzero(np.abs(wet) > 0.1).tolist() == [1000, 5000]
     assert np.mean(wet**2) == pytest.approx(np.mean(click**2), rel=1e-3)
+
+
+@pytest.mark.parametrize(("rt60_s", "direct_db"), [(0.3, 3.0), (1.0, -3.0)])
+def test_a_simulated_room_decays_by_60_db_in_its_time(rt60_s: float, direct_db: float) -> None:
+    impulse = np.zeros(32000, np.float32)
+    impulse[0] = 1
+    heard = simulated_room(rt60_s, direct_db, 16000).apply(impulse, "a").astype(np.float64)
+    assert 10 * np.log10(heard[0] ** 2 / np.sum(heard[1:] ** 2)) == pytest.approx(direct_db, abs=0.01)
+    tail = heard[1 : int(0.5 * rt60_s * 16000)].reshape(-1)
+    level_db = 10 * np.log10(np.mean(tail[: len(tail) // 160 * 160].reshape(-1, 160) ** 2, axis=1))
+    slope = np.polyfit(0.01 * np.arange(len(level_db)), level_db, 1)[0]
+    assert slope == pytest.approx(-60 / rt60_s, rel=0.05)
 
 
 def test_gain_clips_at_full_scale_and_the_telephone_has_its_band() -> None:

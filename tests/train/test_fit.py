@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from serkit.edge.frontend import FrontendSettings
 from serkit.train.augment import AugmentSettings
 from serkit.train.corpora import read_corpus
 from serkit.train.epochs import Epochs, learning_rate
-from serkit.train.evaluate import evaluate
+from serkit.train.evaluate import Scorer, evaluate
 from serkit.train.features import load_features
 from serkit.train.fit import split_for, train
 from serkit.train.recipe import LEAK, Recipe, TrainingSettings, override, read_recipe
@@ -156,6 +157,27 @@ def test_evaluate_scores_the_test_side_and_refuses_what_was_learned(tiny_run: Pa
         evaluate(**options, protocol="random")
     with pytest.raises(SettingsError, match="Keras scores a run, not tflite-runtime"):
         evaluate(**options, protocol="ship-test", engine="tflite-runtime")
+
+
+def test_the_validation_side_is_scored_for_those_who_choose(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"run": tiny_run, "model": None, "corpus": "ravdess", "data": corpus}
+    scorer = Scorer(**options, protocol="ship-test", side="validation")
+    _, metrics, split = load_run(tiny_run)
+    row = scorer.row()
+    assert row["side"] == "validation"
+    assert set(row["per_speaker_uar"]) == set(split["validation"]["voices"])
+    assert row["uar"] == pytest.approx(
+        metrics["validation"]["ravdess"]["uar"], abs=0.02
+    )  # features are kept as float16
+    with pytest.raises(SettingsError, match="chose its epoch under ship-test; give that as --protocol"):
+        Scorer(**options, protocol="speaker-independent", side="validation")
+    with pytest.raises(SettingsError, match="give the run folder instead of --model"):
+        Scorer(**options | {"run": None, "model": "default"}, protocol="ship-test", side="validation")
+    leaky = shutil.copytree(tiny_run, tmp_path / "leaky")
+    split["train"]["voices"].append(split["validation"]["voices"][0])
+    (leaky / "split.json").write_text(json.dumps(split))
+    with pytest.raises(CorpusError, match="the model learned from"):
+        Scorer(**options | {"run": leaky}, protocol="ship-test", side="validation")
 
 
 def test_a_run_that_was_not_copied_whole(tiny_run: Path, tmp_path: Path) -> None:
