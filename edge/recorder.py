@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 from collections import deque
@@ -18,6 +19,8 @@ _PIECE_S = 0.1  # what is queued and written at once, at least
 _QUEUE_PIECES = 300  # kept while the disk is busy; half a minute
 _PATIENCE_S = 10.0
 _CLOSE_S = 2.0
+_COUNTED = ("WAV", "AIFF", "AU")  # formats whose headers count bytes in 32 bits
+_MOST_SAMPLES = 2**31 - 2**16  # of theirs, 16 bits each: 37 hours at 16 kHz
 
 
 class Recorder:
@@ -97,7 +100,10 @@ class Recorder:
 
     def _run(self) -> None:
         with self._file:
+            most = _MOST_SAMPLES if self._file.format in _COUNTED else math.inf
             while (block := self._queue.get()) is not None:
+                if self._file.frames + len(block) > most:
+                    return self._stop(f"a {self.path.suffix} file holds no more; name the next one .flac")
                 try:
                     self._file.write(block)
                 except (soundfile.LibsndfileError, OSError) as error:

@@ -63,6 +63,21 @@ def test_where_nothing_was_heard_no_file_is_in_the_way_of_the_next_try(tmp_path:
         assert recorder.path.exists() == exists
 
 
+@pytest.mark.parametrize(("name", "whole"), [("long.wav", False), ("long.flac", True)])
+def test_what_a_header_cannot_count_is_not_written(
+    name: str, whole: bool, tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serkit.edge.recorder._MOST_SAMPLES", RATE)
+    recorder = Recorder(tmp_path / name, RATE, live=False)
+    for block in np.split(speech[: 2 * RATE], 20):
+        recorder.push(block)
+    recorder.close()
+    notice = recorder.notice()
+    assert soundfile.info(tmp_path / name).frames == (2 if whole else 1) * RATE
+    assert whole == (notice is None)
+    assert whole or "ended: a .wav file holds no more; name the next one .flac" in str(notice)
+
+
 def test_a_full_disk_ends_the_recording_and_not_the_listening(
     tmp_path: Path, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
