@@ -39,6 +39,8 @@ Array = npt.NDArray[np.float32]
 _READ_FRAMES = 4096  # frames of a file or pipe decoded at once
 _HEADERS = {b"RIFF", b"RIFX", b"RF64", b".snd"}  # how a WAV begins, and an AU
 _HEADER_BYTES = 44  # of most WAV files
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's, of a FLAC that was written to a pipe, or whose writer was killed
+_ENCODER_S = 0.5  # what encoders add and decoders take off at either end, at most
 _COMPRESSED = {b"fLaC", b"OggS", b"FORM", b"caff", b"riff"}
 
 
@@ -131,13 +133,16 @@ def describe_audio(path: str | Path) -> Any:
     """libsndfile's description of a file (``samplerate``, ``channels``, ``frames``, ``format``, ``subtype``).
 
     Raises:
-        AudioError: Missing, a folder, empty, not audio, without samples, or a WAV or AIFF shorter than its own header
-            says. (Compressed formats carry no length to check against; what is there is read.)
+        AudioError: Missing, no file, unreadable, empty, not audio, without samples, or a WAV or AIFF shorter than its
+            own header says. (`FileSource` checks compressed formats, once they are decoded.)
     """
     path = Path(path)
     try:
         if path.is_dir():
             raise AudioError(f"{path}: a folder; give an audio file (or several)")
+        if path.exists() and not path.is_file():
+            raise AudioError(f"{path}: a pipe or a device; `serkit listen --input -` hears what is piped into it")
+        path.open("rb").close()  # libsndfile does not say why it may not
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: an empty file (0 bytes); a recording is needed; copy it again")
         info = soundfile.info(os.fsencode(path), verbose=True)
@@ -151,6 +156,10 @@ def describe_audio(path: str | Path) -> Any:
         raise AudioError(
             f"{path}: not an audio file that libsndfile can read ({error.error_string.rstrip('.')}); WAV, FLAC, Ogg, "
             "Opus, MP3 or AIFF is needed"
+        ) from None
+    except TypeError:  # soundfile's answer to .raw
+        raise AudioError(
+            f"{path}: raw samples, of no known rate; pipe them into `serkit listen --input - --raw-rate HZ`"
         ) from None
     if match := re.search(r"^ *(?:data|SSND) *: (\d+) \(should be (\d+)\)", info.extra_info, re.MULTILINE):
         promised, present = map(int, match.groups())
@@ -174,14 +183,38 @@ class FileSource(Source):
     def __init__(self, path: str | Path, sample_rate: int, block_size: int | None = None) -> None:
         super().__init__(sample_rate, block_size)
         self.path = Path(path)
-        self.duration_s = float(describe_audio(path).duration)
-        self._file = soundfile.SoundFile(os.fsencode(path))
+        self._promised = int(describe_audio(path).frames)
+        self._file = _Sequential(os.fsencode(path))
+        self._n_read = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Length of what was read so far, s: some headers do not know it, and some are wrong."""
+        return float(self._n_read / self._file.samplerate)
 
     def close(self) -> None:
         self._file.close()
 
     def _blocks(self) -> Iterator[Array]:
-        return _resampled(_decoded(self._file, str(self.path)), lambda: self._file.samplerate, self.sample_rate)
+        return _resampled(self._read(), lambda: self._file.samplerate, self.sample_rate)
+
+    def _read(self) -> Iterator[Array]:
+        for block in _decoded(self._file, str(self.path)):
+            self._n_read += len(block)
+            yield block
+        promised_s = self._promised / self._file.samplerate
+        if self._promised != _UNKNOWN_FRAMES and self.duration_s < promised_s - _ENCODER_S:
+            raise AudioError(
+                f"{self.path}: truncated: its header promises {promised_s:.1f} s, the file holds {self.duration_s:.1f} "
+                "s; copy it again"
+            )
+
+
+class _Sequential(soundfile.SoundFile):  # type: ignore[misc]
+    """Read from beginning to end: soundfile's seeking after each read fails in a FLAC that does not know its length."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _decoded(file: Any, name: str) -> Iterator[Array]:
@@ -239,6 +272,7 @@ class PipeSource(Source):
             raise AudioError("standard input is closed; pipe a WAV or raw 16-bit samples into it")
         self._stream = stream if stream is not None else sys.stdin.buffer
         self._raw_rate = raw_rate or sample_rate
+        self._surely_raw = raw_rate is not None  # two quiet samples can look like an MP3
         self._raw_channels = raw_channels
         self._source_rate = sample_rate  # known once the header is read
         self._closed = threading.Event()
@@ -324,7 +358,8 @@ class PipeSource(Source):
             head += more
         if not head:
             raise AudioError("standard input: ended before any audio; pipe a WAV or raw 16-bit samples into it")
-        if head[:4] in _COMPRESSED or head[:3] == b"ID3" or head[:2] in {b"\xff\xfb", b"\xff\xf3"}:
+        mp3 = head[:3] == b"ID3" or (head[:2] in {b"\xff\xfb", b"\xff\xf3"} and not self._surely_raw)
+        if head[:4] in _COMPRESSED or mp3:
             raise AudioError(
                 "standard input: a compressed or AIFF file; give it by name (--input FILE), or pipe a WAV or raw "
                 "16-bit samples"

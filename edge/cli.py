@@ -222,7 +222,7 @@ def listen(
       serkit listen
       serkit listen --preset driver --web
       serkit listen --input drive.wav --json
-      arecord -f S16_LE -r 16000 | serkit listen --input - --json
+      arecord -t raw -f S16_LE -r 16000 | serkit listen --input - --json
     """
     from serkit.edge.audio import PipeSource, Source
 
@@ -295,7 +295,8 @@ def _show(
 
     hangs_up = [s for s in (getattr(signal, n, None) for n in ("SIGTERM", "SIGHUP")) if s is not None]
     for number in hangs_up:  # end in order: the terminal, a recording, what sinks still hold
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to mute
     settings = read_config(config, preset)

@@ -222,6 +222,7 @@ class Decision:
         self._voice = voice
         classes = settings.resolved(labels)
         self.answers = tuple(classes)
+        self.per_utterance = settings.per_utterance
         self._classes = list(classes.values())
         # (n_answers, n_labels): which labels each answer adds up
         self._members = np.array([[label in c.labels for label in labels] for c in self._classes], float)

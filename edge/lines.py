@@ -45,7 +45,7 @@ def show_events(listener: Listener, title: str) -> None:
     gate = "levels" if listener.gate is None else listener.gate.detector_name
     voice = "" if listener.voice is None else f", adapted to {listener.voice}"
     heading = f"{bundle.name} ({bundle.format}, {engine}{voice}) hears {title}, speech by {gate}; Ctrl-C ends"
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         from serkit.edge.terminal import show_live
 
         show_live(listener, heading)

@@ -213,7 +213,7 @@ class Listener:
                 events = self._decision.window(time_s, window.probabilities)
             for event in events:
                 self.health.latency_ms = 1000 * (time.monotonic() - self._arrived)
-                if event.time_s == time_s:  # else it is about an utterance
+                if event.kind == "silence" or not self._decision.per_utterance:  # else it is about an utterance
                     event = replace(event, speech_ratio=window.speech_ratio, level_dbfs=window.level_dbfs)
                 yield event
             if self.heartbeat is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import queue
 import threading
 from collections import deque
@@ -41,7 +42,7 @@ class Recorder:
         if not soundfile.check_format(path.suffix[1:]):
             raise AudioError(f"{path}: {path.suffix or 'no suffix'} is no audio format; name it .flac or .wav")
         try:
-            self._file = soundfile.SoundFile(path, "w", sample_rate, 1)
+            self._file = soundfile.SoundFile(os.fsencode(path), "w", sample_rate, 1, format=path.suffix[1:])
         except (soundfile.LibsndfileError, OSError) as error:
             reason = getattr(error, "error_string", None) or error
             raise AudioError(f"{path}: cannot be written ({reason}); check folder and space") from None

@@ -109,6 +109,7 @@ class Service:
         path: The configuration; None looks where systemd keeps it.
         source: What makes a source of the model's rate, Hz, instead of the microphone.
         store: Installed models; None: there are none, and the configuration's is used.
+        mutes: One item for each time that somebody asked to mute, or to hear again, before this service could.
     """
 
     def __init__(
@@ -117,8 +118,10 @@ class Service:
         *,
         source: Callable[[int], Source] | None = None,
         store: ModelStore | None = None,
+        mutes: list[int] | None = None,
     ) -> None:
         self._path = path
+        self._mutes = [] if mutes is None else mutes  # while there is no listener
         self._source = source
         self._store = store
         runtime = os.environ.get("RUNTIME_DIRECTORY")
@@ -180,9 +183,12 @@ class Service:
                 blamed = isinstance(error, ModelError) or (self._on_trial and stored != self._stored)
                 if not (blamed and self._rolled_back(error)):
                     raise
-        self._listener, self._stored, self._ready, self._again = listener, stored, False, False
         listener.heartbeat = self._beat
         listener.mute(self._muted)
+        self._listener, self._stored, self._ready, self._again = listener, stored, False, False
+        while self._mutes:  # a signal adds no more, for there is a listener
+            self._mutes.pop()
+            listener.mute(not listener.muted)
         listener.__enter__()
         if self._stop:  # asked for meanwhile
             listener.stop()
@@ -232,6 +238,7 @@ class Service:
             self._uncount()
         finally:
             self._listener = None
+            self._remember_mute(listener.muted)
             if self._stop:
                 notify("STOPPING=1", "STATUS=stopping")
             listener.close()
@@ -335,7 +342,9 @@ class Service:
             self._reload = True
 
         def mute(number: int, frame: Any) -> None:
-            if self._listener is not None:
+            if self._listener is None:
+                self._mutes.append(number)
+            else:
                 self._listener.mute(not self._listener.muted)
 
         handlers = {"SIGTERM": stop, "SIGINT": stop, "SIGHUP": reload, "SIGUSR1": mute}

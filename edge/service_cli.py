@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -29,12 +30,15 @@ def serve(config: Path | None) -> None:
     Example:
       serkit serve --config deploy/serkit.toml
     """
+    mutes: list[int] = []  # asked for before there is anything to mute
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, lambda number, _: mutes.append(number))
     from serkit.edge.service import Service, model_store
     from serkit.edge.systemd import ERROR, notify, say
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves in the journal where it hung
     try:
-        Service(config, store=model_store()).run()
+        Service(config, store=model_store(), mutes=mutes).run()
     except SerkitError as error:
         say(str(error), ERROR)
         notify(f"STATUS={error}")

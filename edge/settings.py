@@ -94,7 +94,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         SettingsError: It is missing, cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a BOM
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such {what}; check the name") from None
     except tomllib.TOMLDecodeError as error:

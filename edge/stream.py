@@ -177,13 +177,13 @@ def predict(recognizer: Recognizer, path: str | Path) -> Prediction:
     total = np.zeros(len(bundle.labels))
     weight = speech = n_windows = 0.0
     with FileSource(path, bundle.frontend.sample_rate) as source:
-        duration_s = source.duration_s
         for window in recognizer.windows(source):
             n_windows += 1
             speech += window.speech_ratio
             if window.probabilities is not None:
                 total += window.speech_ratio * window.probabilities
                 weight += window.speech_ratio
+        duration_s = source.duration_s
     if not n_windows:
         needed = bundle.frontend.win_length / bundle.frontend.sample_rate
         raise AudioError(f"{path}: {duration_s:.3f} s of audio; at least {needed:.3f} s is needed")

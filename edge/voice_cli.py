@@ -133,7 +133,7 @@ def _heard(
         opened = FileSource(source, rate, 512)
     if source == "mic":
         click.echo(f"serkit: speak as always, about anything, until {seconds:g} s are heard; Ctrl-C gives up", err=True)
-    live = sys.stderr.isatty()
+    live = sys.stderr is not None and sys.stderr.isatty()
 
     def heard(speech_s: float) -> None:
         for message in iter(opened.notice, None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -116,13 +117,16 @@ def check_paho() -> None:
 def new_client(settings: MqttSettings) -> Client:
     """A client that knows the password and whom to trust, and is not connected yet.
 
+    Its id stays the same from connection to connection: a broker that has not noticed that the one before is dead then
+    ends it before, and not long after, the new one says that it is there.
+
     Raises:
         SettingsError: ``password_file`` or ``ca_file`` cannot be read.
     """
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion
 
-    client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id or "")
+    client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id or f"serkit{secrets.token_hex(8)}")
     if settings.username is not None:
         client.username_pw_set(settings.username, _password(settings))
     if settings.tls:

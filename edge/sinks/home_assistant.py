@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ def discovery(settings: MqttSettings, answers: Sequence[str], model: str) -> tup
     See https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload.
     """
     device = re.sub(r"[^A-Za-z0-9_-]+", "-", f"serkit-{settings.name}")
+    if device != f"serkit-{settings.name}":  # other names may be left with the same letters
+        device += f"-{hashlib.sha256(settings.name.encode()).hexdigest()[:8]}"
     prefix = settings.topic_prefix
 
     def number(name: str, value: str, **options: Any) -> dict[str, Any]:

@@ -174,9 +174,49 @@ def test_what_is_no_recording_says_why(tmp_path: Path) -> None:
             read_audio(tmp_path / name, RATE)
 
 
+def test_a_flac_that_does_not_know_its_length_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "piped.flac"
+    soundfile.write(path, tone(RATE), RATE)
+    whole = read_audio(path, RATE)
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO that count samples: as written to a pipe, or by who was killed
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    source = FileSource(path, RATE)
+    assert np.array_equal(joined(source), whole)
+    assert source.duration_s == 1.0
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "flac"])
+def test_a_compressed_file_that_was_cut_is_not_taken_for_whole(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    rng = np.random.default_rng(0)
+    soundfile.write(path, 0.1 * rng.standard_normal(8 * RATE), RATE)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    with pytest.raises(AudioError, match=r"truncated: its header promises 8\.\d s, the file holds 2|breaks off while"):
+        read_audio(path, RATE)
+
+
+def test_what_is_no_regular_file_is_told_apart_from_an_empty_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match="a pipe or a device; `serkit listen --input -` hears"):
+        describe_audio(tmp_path / "pipe.wav")
+    (tmp_path / "x.raw").write_bytes(bytes(3200))
+    with pytest.raises(AudioError, match="raw samples, of no known rate; pipe them into `serkit listen --input -"):
+        describe_audio(tmp_path / "x.raw")
+
+
+def test_raw_samples_that_begin_like_an_mp3() -> None:
+    x = np.full(RATE, -1025, "<i2")
+    with piped(x.tobytes(), raw_rate=RATE) as source:
+        assert len(joined(source)) == RATE
+
+
 def test_closing_twice_is_fine(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(RATE), RATE)
     source = FileSource(tmp_path / "a.wav", RATE)
+    list(source)
     source.close()
     source.close()
     assert source.duration_s == 1.0

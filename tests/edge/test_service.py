@@ -79,6 +79,40 @@ def test_a_model_that_does_well_is_accepted(
     assert '"model": "serkit-int8"' in config.with_name("events").read_text()
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_mute_that_comes_while_the_model_loads_is_kept(
+    times: int, config: Path, speech: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+
+    def source(rate: int) -> FakeSource:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return spoken(np.tile(speech, 2))(rate)
+
+    Service(config, source=source, mutes=[signal.SIGUSR1] * (times - 1)).run()
+    events = [json.loads(line) for line in config.with_name("events").read_text().splitlines()]
+    assert any(e["kind"] == "emotion" for e in events) == (times == 2)
+    assert (tmp_path / "run" / "muted").exists() == (times == 1)
+
+
+def test_a_mute_at_the_very_end_is_kept(
+    config: Path, speech: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+
+    class Muting(FakeSource):
+        def _blocks(self) -> Iterator[np.ndarray]:
+            yield from super()._blocks()
+            for number in (signal.SIGUSR1, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+            yield np.zeros(512, np.float32)
+
+    Service(config, source=lambda rate: Muting(speech, rate, 512)).run()
+    assert (tmp_path / "run" / "muted").exists()
+
+
 @pytest.mark.parametrize("mistake", [False, True])
 def test_a_model_installed_meanwhile_answers_after_a_reload(
     mistake: bool, config: Path, speech: np.ndarray, tmp_path: Path, capfd: pytest.CaptureFixture

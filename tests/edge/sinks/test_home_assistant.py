@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def validate(message: dict[str, Any]) -> None:
 
 def test_home_assistant_knows_every_key() -> None:
     topic, message = discovery(MqttSettings(name="Küche links"), ("calm", "angry"), "tiny")
-    assert topic == "homeassistant/device/serkit-K-che-links/config"
+    assert re.fullmatch(r"homeassistant/device/serkit-K-che-links-[0-9a-f]{8}/config", topic)
     validate(message)
     assert message["device"]["name"] == "Küche links"
     emotion = message["components"]["emotion"]
@@ -74,6 +75,13 @@ def test_home_assistant_knows_every_key() -> None:
     emotion["unit"] = "%"
     with pytest.raises(AssertionError):
         validate(message)
+
+
+def test_every_name_is_a_device_of_its_own() -> None:
+    names = ("кухня", "спальня", "客厅", "living room", "living-room", "living_room")
+    topics = {discovery(MqttSettings(name=name), ("calm",), "tiny")[0] for name in names}
+    assert len(topics) == len(names)
+    assert "homeassistant/device/serkit-living-room/config" in topics
 
 
 @pytest.mark.parametrize(

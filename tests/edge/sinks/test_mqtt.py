@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -80,6 +81,41 @@ time.sleep(60)
     late = subscribe(broker.port)  # who comes later learns it, too
     wait_until(lambda: late.last("serkit/car/availability") is not None)
     assert ("serkit/car/availability", b"offline", True) in late.messages
+
+
+def test_a_connection_that_died_unnoticed_does_not_leave_the_device_offline(
+    broker: Mosquitto, mqtt: Any, subscribe: Any, wait_until: Any
+) -> None:
+    """As when Wi-Fi goes: the device notices, and the broker, which still holds the old connection, does not."""
+    consumer = subscribe(broker.port)
+    links: list[tuple[socket.socket, socket.socket]] = []
+
+    def said() -> list[str]:
+        return [payload.decode() for topic, payload, _ in list(consumer.messages) if topic == "serkit/car/availability"]
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                links.append((proxy.accept()[0], socket.create_connection(("127.0.0.1", broker.port))))
+                for ends in (links[-1], links[-1][::-1]):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        threading.Thread(target=accept, daemon=True).start()
+        mqtt(proxy.getsockname()[1])
+        wait_until(lambda: consumer.last("serkit/car/availability") == "online")
+        links[0][0].shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: "offline" in said())
+        wait_until(lambda: said()[-1] == "online")
+        assert said() == ["online", "offline", "online"]
+    for link in links:
+        for end in link:
+            end.close()
 
 
 def test_mute(event: Any, broker: Mosquitto, mqtt: Any, subscribe: Any, listener: Listener, wait_until: Any) -> None:
