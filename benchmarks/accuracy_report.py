@@ -98,12 +98,12 @@ def robustness(results: Results) -> list[str]:
             continue
         rows = file["rows"]
         snrs = sorted({r["snr_db"] for r in rows if r["condition"] == "noise"}, reverse=True)
-        lines += [
-            f"`{file['command']}`, clean {rows[0]['uar']:.3f}:",
-            "",
-            f"| condition | {' | '.join(f'{snr:g} dB' for snr in snrs)} |",
-            f"|---|{'---|' * len(snrs)}",
-        ]
+        lines += [f"`{file['command']}`, clean {rows[0]['uar']:.3f}:", ""]
+        if snrs:
+            lines += [
+                f"| condition | {' | '.join(f'{snr:g} dB' for snr in snrs)} |",
+                f"|---|{'---|' * len(snrs)}",
+            ]
         for kind in dict.fromkeys(r["what"] for r in rows if r["condition"] == "noise"):
             found = {r["snr_db"]: r["uar"] for r in rows if r["what"] == kind}
             lines.append(f"| {kind} | {' | '.join(f'{found[snr]:.3f}' for snr in snrs)} |")

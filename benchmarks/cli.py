@@ -98,14 +98,20 @@ def robustness(
         prepare_keras()
     else:
         needs("train", "sklearn", "scipy", "matplotlib")
+    if side == "validation" and rooms is not None:
+        raise click.UsageError("--rooms are the test side's; the validation side is heard in simulated ones")
     from serkit.benchmarks.robustness import measure, plot
     from serkit.train.evaluate import Scorer
+    from serkit.train.noises import TEST_NOISES
     from serkit.train.results import write_results
 
     if noises is None and (data / "noise").is_dir():
         noises = data / "noise"
     if rooms is None and (data / "rir").is_dir():
         rooms = data / "rir"
+    kept = [kind for kind in TEST_NOISES if side == "validation" and noises is not None and (noises / kind).is_dir()]
+    if kept:
+        click.echo(f"left out: {', '.join(kept)}, which only tests may hear", err=True)
 
     def shown(row: dict[str, Any]) -> None:
         if as_json:

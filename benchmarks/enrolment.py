@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.bundle import Bundle, read_bundle
+from serkit.edge.errors import CorpusError
 from serkit.edge.stream import Recognizer
 from serkit.edge.voice import Voice, enroll, strength
 from serkit.train.enrolment import score_enrolment
@@ -30,6 +31,7 @@ def measure(model: str, corpus: str, data: Path, protocol: str, engine: str) -> 
 
     Raises:
         VoiceError: The model takes no voice, or gains nothing.
+        CorpusError: No test speaker has neutral utterances for both halves.
     """
     bundle = read_bundle(model)
     factor = strength(bundle)
@@ -42,7 +44,9 @@ def measure(model: str, corpus: str, data: Path, protocol: str, engine: str) -> 
         speech_s.append(voice.speech_s)
         return np.array(voice.offset)
 
-    figures = score_enrolment(heard, dict.fromkeys(heard.enrollable(), offset))
+    if not (voices := heard.enrollable()):
+        raise CorpusError(f"nobody whom {protocol} tests in {corpus} says enough neutrally to be enrolled and scored")
+    figures = score_enrolment(heard, dict.fromkeys(voices, offset))
     return {**scorer.about(), "strength": factor, "speech_s": round(float(np.median(speech_s)), 1), **figures}
 
 

@@ -19,6 +19,7 @@ from serkit.benchmarks.hops import (
     with_hop,
 )
 from serkit.edge.bundle import Bundle
+from serkit.edge.errors import SettingsError
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
 
@@ -51,7 +52,13 @@ def measure(
         `serkit.benchmarks.hops.Times`; in the first race also ``ratio_to`` and ``ratio``: the median over rounds of
         this row's time on the processor by that of the first model in the same round, and ``ratio_wall``, the same
         by the clock on the wall, which on a busy machine counts the others as well.
+
+    Raises:
+        SettingsError: Two of them have the same name.
     """
+    names = [b.name for b in (*models, *peers)]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise SettingsError(f"two models are called {twice[0]}; convert one of them with another --name")
     recognizers = {b.name: Recognizer(with_hop(b), engine, threads) for b in (*models, *peers)}
     speech = {r: talking(r) for r in {b.frontend.sample_rate for b in (*models, *peers)}}
     noise = {rate: quiet(rate) for rate in speech}

@@ -244,8 +244,8 @@ def score_alarms(
     """False alarms of sessions without emotion: starts of an answer that is not resting, neutral or calm.
 
     Returns:
-        ``alarms`` and, per hour, ``false_alarms_per_hour`` and ``at_most_per_hour`` (the exact upper 95 % limit of a
-        Poisson rate); ``scored_share`` of the windows.
+        ``alarms`` and, per hour, ``false_alarms_per_hour`` and ``at_most_per_hour`` (the upper end of the
+        exact 95 % interval of a Poisson rate); ``scored_share`` of the windows.
     """
     calm = {resting, "silence", "unsure", "neutral", "calm"}
     hours = sum(h.duration_s for h in heard) / 3600

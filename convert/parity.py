@@ -20,7 +20,7 @@ LIMITS = {"float32": (1e-4, 0.99), "float16": (0.05, 0.97), "dynamic": (0.5, 0.8
 def strays(report: dict[str, Any], format: str) -> bool:
     """Whether a conversion is beyond `LIMITS`."""
     largest, agreement = LIMITS[format]
-    return bool(report["max_abs_dp"] > largest or report["utterance_label_agreement"] < agreement)
+    return not (report["max_abs_dp"] <= largest and report["utterance_label_agreement"] >= agreement)  # NaN does
 
 
 def check_parity(report: dict[str, Any], format: str) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,8 @@ def train(
     for side in ("validation", "test"):
         for corpus, figures in metrics.get(side, {}).items():
             click.echo(_figures_text(f"{side} {corpus}", figures))
+    if chosen.control:
+        click.echo(f"a control: {chosen.control}")
     click.echo(f"{out}: weights, figures and plots")
     if "test" not in metrics:
         click.echo(f"score the test speakers with `serkit evaluate {out} --protocol {s.protocol} --corpus ...`")
@@ -217,7 +220,8 @@ def sweep(
         if as_json:
             click.echo(json.dumps({"schema": 1, **cell.row}))
         else:
-            click.echo(_figures_text(f"{cell.row['recipe']} {cell.corpus} {cell.row['protocol']}", cell.row))
+            control = f" ({cell.row['control']})" if cell.row["control"] else ""
+            click.echo(_figures_text(f"{cell.row['recipe']}{control} {cell.corpus} {cell.row['protocol']}", cell.row))
 
 
 @click.command()
@@ -350,6 +354,8 @@ def evaluate(
         raise click.UsageError("give either a run folder or --model")
     if (noise is None) != (snr is None):
         raise click.UsageError("--noise and --snr go together")
+    if snr is not None and not math.isfinite(snr):
+        raise click.UsageError(f"--snr is {snr}; a number of decibels is needed")
     if run is not None:
         prepare_keras()
     else:

@@ -72,7 +72,8 @@ def descend(recipe: Recipe, learner: Any, epochs: Epochs, scores: Scores, run: R
             _seed_dropout(learner, t.seed, epoch)
             batches = []
             for x, y in epochs.batches(epoch):
-                figures = learner.train_on_batch(x, y, return_dict=True)  # of this batch alone
+                learner.reset_metrics()  # of this batch alone, also before Keras 3.15
+                figures = learner.train_on_batch(x, y, return_dict=True)
                 batches.append((len(x), [float(figures[n]) for n in ("loss", *hits) if n in figures]))
             sizes, values = [n for n, _ in batches], np.array([v for _, v in batches])
             means = np.average(values, axis=0, weights=sizes).round(4).tolist()

@@ -33,7 +33,7 @@ def ensemble_recipe(runs: Sequence[Path], name: str | None = None) -> Recipe:
     if len({run.resolve() for run in runs}) < len(runs) or any(r.system == "ensemble" for r, _, _ in loaded):
         raise SettingsError("an ensemble needs different runs, none of them an ensemble")
     for path, (recipe, _, other) in zip(runs, loaded, strict=True):
-        for what in ("labels", "corpora", "frontend", "window", "split"):
+        for what in ("labels", "corpora", "frontend", "window", "split", "control"):
             if getattr(recipe, what) != getattr(first, what):
                 raise SettingsError(f"{path}: its {what} differ from those of {runs[0]}; they cannot be averaged")
         if other != split:

@@ -163,7 +163,9 @@ def _validators(run: Path | None, corpus: str, data: Path, protocol: str) -> tup
     if not chosen:
         raise CorpusError(f"{run}: nothing of {corpus} validated it")
     side = Split(protocol=protocol, fold=recipe.split.fold, train=(), validation=(), test=chosen)
-    check_unseen(side, listed["train"]["utterances"], listed["train"]["voices"])
+    began = listed.get("start", {"utterances": [], "trained_voices": []})
+    trained = listed["train"]["utterances"] + ([] if side.speaker_independent else began["utterances"])
+    check_unseen(side, trained, {*listed["train"]["voices"], *began["trained_voices"]})
     return chosen
 
 
@@ -208,6 +210,10 @@ def _run_source(run: Path) -> dict[str, Any]:
     from serkit.train.runs import learned_from, load_run, load_trained
 
     recipe, metrics, split = load_run(run)
+    if recipe.split.leak:
+        raise SettingsError(
+            f"{run} is a control ({recipe.control}), so nothing is left to score it on; see metrics.json"
+        )
     model = load_trained(run)
     return {
         "name": recipe.name,

@@ -61,12 +61,13 @@ def risk_coverage(probabilities: npt.NDArray[np.float64], truth: npt.NDArray[np.
     """How right the surer answers are (El-Yaniv and Wiener 2010): a row for each tenth of the answers that is kept.
 
     Returns:
-        Rows with the ``coverage`` kept, the least ``confidence`` among it, and its ``accuracy``; from all answers down
-        to the surest tenth.
+        Rows with the ``coverage`` kept, the least ``confidence`` among it, and its ``accuracy`` (over all orders of
+        equal confidences); from all answers down to the surest tenth.
     """
     confidence = probabilities.max(axis=1)
     surest = np.argsort(-confidence, kind="stable")
-    right = (probabilities.argmax(axis=1) == truth)[surest]
+    _, level = np.unique(confidence, return_inverse=True)
+    right = (np.bincount(level, probabilities.argmax(axis=1) == truth) / np.bincount(level))[level][surest]
     rows = []
     for tenths in range(10, 0, -1):
         n = max(1, round(len(truth) * tenths / 10))
@@ -107,12 +108,14 @@ def fit_unsure(
     share = (1 / (len(n_of) * n_of[owner]))[surest]
     coverage = np.cumsum(share)
     accuracy = np.cumsum(right * share) / coverage
-    enough = np.flatnonzero((accuracy >= SURE_ACCURACY - 1e-9) & (coverage >= 0.05 - 1e-9))
+    below = np.floor(1e4 * confidence[surest]) / 1e4  # so that what it stands for has as much
+    whole = np.append(below[1:] < below[:-1], True)  # not in the middle of equal ones
+    enough = np.flatnonzero(whole & (accuracy >= SURE_ACCURACY - 1e-9) & (coverage >= 0.05 - 1e-9))
     if not len(enough):
         return None
     last = int(enough[-1])
     return {
-        "below": round(float(confidence[surest[last]]), 4),
+        "below": round(float(below[last]), 4),
         "coverage": round(float(coverage[last]), 4),
         "accuracy": round(float(accuracy[last]), 4),
     }

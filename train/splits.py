@@ -126,18 +126,28 @@ def by_voices(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 
 def n_folds(utterances: Sequence[Utterance], protocol: str) -> int:
     """How many folds test every speaker, or corpus, once; 1 for the random draws, of which there is no end."""
-    groups = by_voices(utterances)
+    return n_folds_of(voices(utterances), protocol)
+
+
+def n_folds_of(speakers: Iterable[str], protocol: str) -> int:
+    """The same for voices, such as ``ravdess/12``."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for corpus, speaker in (voice.split("/", 1) for voice in speakers):
+        groups[corpus].add(speaker)
     if protocol == "cross-corpus":
         return len(groups)
-    return 1 if protocol.startswith("random") else max(len(folds_of(g, protocol)) for g in groups.values())
+    return 1 if protocol.startswith("random") else max(len(_folds(g, s, protocol)) for g, s in groups.items())
 
 
 def folds_of(utterances: Sequence[Utterance], protocol: str) -> tuple[frozenset[str], ...]:
     """The test speakers of each fold of a speaker-independent protocol, for utterances of one group of voices."""
-    corpus = CORPORA[utterances[0].corpus].voices
+    return _folds(CORPORA[utterances[0].corpus].voices, {u.speaker for u in utterances}, protocol)
+
+
+def _folds(corpus: str, speakers: Iterable[str], protocol: str) -> tuple[frozenset[str], ...]:
     if protocol == "ship-test":
         return (SHIP_TEST.get(corpus, frozenset()),)
-    return FOLDS.get(corpus) or tuple(frozenset({s}) for s in sorted({u.speaker for u in utterances}))
+    return FOLDS.get(corpus) or tuple(frozenset({s}) for s in sorted(speakers))
 
 
 def _validation_speakers(candidates: Sequence[Utterance], count: int, seed: int) -> set[str]:

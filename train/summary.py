@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from serkit.edge.errors import SerkitError
 from serkit.train.corpora import Utterance
-from serkit.train.metrics import calibration_error, score
+from serkit.train.metrics import calibration_error, score, uar
 from serkit.train.recipe import Recipe, bundled_recipes, read_recipe
 from serkit.train.runs import RunState, load_run
+from serkit.train.splits import n_folds_of
 from serkit.train.zoo import SYSTEMS
 
 
@@ -229,7 +230,6 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
     }
     classes = [label for label in labels if any(label in s["per_class"] for s in scored)]
     worst = min(per_speaker, key=lambda v: per_speaker[v])
-    sexes = {u.sex for r in repetitions.values() for u in r.utterances}
     seeds = first.metrics.get("fit", {}).get("seeds") or sorted({seed for seed, *_ in repetitions})
     row = {
         "system": first.recipe.system,
@@ -265,7 +265,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
             sex: mean(s["per_sex_uar"][sex] for s in scored if sex in s["per_sex_uar"])
             for sex in sorted({x for s in scored for x in s["per_sex_uar"]})
         },
-        "sex_gap": mean(s["sex_gap"] for s in scored) if len(sexes) > 1 else None,
+        "sex_gap": mean(gaps) if (gaps := [s["sex_gap"] for s in scored if s["sex_gap"] is not None]) else None,
         "ece": mean(s["ece"] for s in scored),
         "ece_uncalibrated": mean(before),
         "train_accuracy": mean(accuracies) if (accuracies := [a for r in group if (a := r.train_accuracy)]) else None,
@@ -287,17 +287,18 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
     recipe, members = first.recipe, first.metrics.get("fit", {}).get("members")
     name = first.metrics["fit"]["recipe"] if members else recipe.name
     words = ["serkit", "sweep", name if name in bundled_recipes() else f"{name}.toml"]
-    original = read_recipe(name) if name in bundled_recipes() else recipe
-    if recipe.corpora != original.corpora and len(recipe.corpora) == 1:
+    original = read_recipe(name) if name in bundled_recipes() else None  # a file of one's own may have changed since
+    if len(recipe.corpora) == 1 and (original is None or recipe.corpora != original.corpora):
         words += ["--corpus", *recipe.corpora]
     words += ["--protocol", recipe.split.protocol]
     folds = sorted({r.recipe.split.fold for r in group})
-    random = recipe.split.protocol.startswith("random")
-    if (random and folds != [0]) or (not random and folds != list(range(len(folds)))):
+    heard = {v for side in ("train", "validation", "test") for v in first.split[side]["voices"]}
+    if folds != list(range(n_folds_of(heard, recipe.split.protocol))):
         words += ["--folds", ",".join(map(str, folds))]
-    if recipe.start is not None and recipe.start != original.start:
+    if recipe.start is not None and (original is None or recipe.start != original.start):
         words += ["--start", recipe.start]
-    if recipe.training.epochs != original.training.epochs:
+    descends = SYSTEMS[recipe.system].fit is None
+    if descends and (original is None or recipe.training.epochs != original.training.epochs):
         words += ["--epochs", str(recipe.training.epochs)]
     words += ["--seeds", ",".join(map(str, seeds))]
     if members:
@@ -308,9 +309,10 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
 
 
 def compare(a: Cell, b: Cell) -> dict[str, Any]:
-    """Two systems on the same test utterances.
+    """Two systems on the test utterances that both have.
 
     Returns:
+        ``uar_difference`` on these (``n_utterances``), averaged over seeds.
         ``paired_t_p``: two-sided p of a paired t-test over the UAR of the folds both have (``n_pairs``), each the mean
         over seeds; folds share training speakers, so it is too small (Dietterich 1998). None for random splits, whose
         seeds share one test side. ``mcnemar_p``: exact two-sided McNemar test over utterances, answered by the
@@ -319,27 +321,28 @@ def compare(a: Cell, b: Cell) -> dict[str, Any]:
     """
     from scipy import stats
 
-    mine, theirs = _by_fold(a), _by_fold(b)
+    right_a, right_b = _right(a), _right(b)
+    common = sorted(set(right_a) & set(right_b))
+    mine, theirs = _by_fold(a, common), _by_fold(b, common)
     shared = sorted(set(mine) & set(theirs))
     differences = [mine[k] - theirs[k] for k in shared]
     t_p = None
     if len(shared) > 1 and np.ptp(differences) > 0:
         t_p = float(stats.ttest_rel([mine[k] for k in shared], [theirs[k] for k in shared]).pvalue)
-    right_a, right_b = _right(a), _right(b)
-    common = sorted(set(right_a) & set(right_b))
     only_a = sum(right_a[k] and not right_b[k] for k in common)
     only_b = sum(right_b[k] and not right_a[k] for k in common)
     mcnemar = float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else None
     return {
         "a": a.row["recipe"], "b": b.row["recipe"], "corpus": a.corpus, "protocol": a.row["protocol"],
-        "uar_difference": round(a.row["uar"] - b.row["uar"], 4), "n_pairs": len(shared),
+        "uar_difference": round(_uar_on(a, common) - _uar_on(b, common), 4) if common else None,
+        "n_pairs": len(shared),
         "paired_t_p": None if t_p is None else float(f"{t_p:.3g}"),
         "n_utterances": len(common), "only_a": only_a, "only_b": only_b,
         "mcnemar_p": None if mcnemar is None else float(f"{mcnemar:.3g}"),
     }  # fmt: skip
 
 
-def _by_fold(cell: Cell) -> dict[int, float]:
+def _by_fold(cell: Cell, common: Collection[str]) -> dict[int, float]:
     """UAR of each fold with a test side of its own, averaged over the seeds that count; none for random splits."""
     if cell.row["protocol"].startswith("random"):
         return {}
@@ -349,9 +352,30 @@ def _by_fold(cell: Cell) -> dict[int, float]:
     for run in sorted(cell.runs, key=lambda r: r.recipe.split.fold):
         voices = frozenset(u.voice for u in run.test if u.corpus == cell.corpus)
         fold = tested.setdefault(voices, run.recipe.split.fold)
-        if voices and run.recipe.training.seed in counted and fold == run.recipe.split.fold:
-            values[fold].append(run.metrics["test"][cell.corpus]["uar"])
+        value = _uar(run.test, run.probabilities, cell.confusion["labels"], common)
+        if value is not None and run.recipe.training.seed in counted and fold == run.recipe.split.fold:
+            values[fold].append(value)
     return {fold: float(np.mean(v)) for fold, v in values.items()}
+
+
+def _uar_on(cell: Cell, common: Collection[str]) -> float:
+    """Averaged over the repetitions that have some of the utterances."""
+    labels, parts = cell.confusion["labels"], cell.repetitions.values()
+    values = [_uar(r.utterances, r.probabilities, labels, common) for r in parts]
+    return float(np.mean([v for v in values if v is not None]))
+
+
+def _uar(
+    utterances: Sequence[Utterance],
+    probabilities: npt.NDArray[np.float64],
+    labels: Sequence[str],
+    chosen: Collection[str],
+) -> float | None:
+    """On the ``chosen`` utterances; None where there is none of them."""
+    keys = set(chosen)
+    rows = [i for i, u in enumerate(utterances) if u.key in keys]
+    answers = [labels[int(i)] for i in probabilities[rows].argmax(axis=1)]
+    return uar([utterances[i].emotion for i in rows], answers) if rows else None
 
 
 def _right(cell: Cell) -> dict[str, bool]:

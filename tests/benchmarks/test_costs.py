@@ -16,7 +16,7 @@ from serkit.benchmarks.listening import Listening
 from serkit.benchmarks.peer import open_peer
 from serkit.benchmarks.stages import run_stages
 from serkit.edge.bundle import read_bundle
-from serkit.edge.errors import SerkitError
+from serkit.edge.errors import SerkitError, SettingsError
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VoiceGate
 from serkit.edge.window import WindowSettings
@@ -105,6 +105,8 @@ def test_latency_beside_a_peer(tiny_bundles: dict[str, Path]) -> None:
     assert [r["peer"] for r in rows] == [False, False, True, False, False]
     assert rows[0]["ratio"] == 1.0
     assert "ratio" not in rows[3]
+    with pytest.raises(SettingsError, match="two models are called tiny-dynamic; convert one of them with another"):
+        latency.measure([model], [model], rounds=20)
 
 
 @pytest.mark.parametrize(("recipe", "n_frames"), [("light-sernet", 188), ("serkit-cnn-tiny", 385)])

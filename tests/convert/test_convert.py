@@ -10,6 +10,7 @@ import pytest
 from serkit.convert import export as export_module
 from serkit.convert.bundle import MIN_SERKIT, convert_run
 from serkit.convert.export import FORMATS, export
+from serkit.convert.parity import strays
 from serkit.edge.bundle import read_bundle, read_signed
 from serkit.edge.engine import Engine
 from serkit.edge.errors import ModelError, SettingsError
@@ -31,6 +32,12 @@ def test_parity_with_keras(tiny_bundles: dict[str, Path], format: str) -> None:
     assert report["window_label_agreement"] >= agreement
     assert report["uar_change"] == pytest.approx(report["uar"] - report["uar_keras"], abs=2e-4)
     assert report["n_utterances"] > 0
+
+
+@pytest.mark.parametrize("format", LIMITS)
+def test_a_conversion_that_answers_nan_strays(format: str) -> None:
+    assert not strays({"max_abs_dp": 0.0, "utterance_label_agreement": 1.0}, format)
+    assert strays({"max_abs_dp": float("nan"), "utterance_label_agreement": 1.0}, format)
 
 
 def test_float32_is_keras_within_1e_5(tiny_run: Path, tiny_bundles: dict[str, Path], rng: np.random.Generator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_an_ensemble_is_the_mean_of_its_members(tiny_run: Path, corpus: Path, tm
     train(override(other, split={"protocol": "random"}), corpus, tmp_path / "elsewhere")
     with pytest.raises(SettingsError, match="its split differ from those of"):
         make_ensemble([tiny_run, tmp_path / "elsewhere"], corpus, tmp_path / "mixed")
+
+
+def test_a_control_is_no_member(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:
+    control = shutil.copytree(tiny_run, tmp_path / "control")
+    config = json.loads((control / "config.json").read_text())
+    config["training"]["shuffle_labels"] = True
+    (control / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match="its control differ from those of"):
+        make_ensemble([tiny_run, control], corpus, tmp_path / "both")
 
 
 def test_members_heard_hop_by_hop_make_an_ensemble_that_is(tiny_run: Path, corpus: Path, tmp_path: Path) -> None:

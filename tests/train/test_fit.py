@@ -173,11 +173,13 @@ def test_the_validation_side_is_scored_for_those_who_choose(tiny_run: Path, corp
         Scorer(**options, protocol="speaker-independent", side="validation")
     with pytest.raises(SettingsError, match="give the run folder instead of --model"):
         Scorer(**options | {"run": None, "model": "default"}, protocol="ship-test", side="validation")
-    leaky = shutil.copytree(tiny_run, tmp_path / "leaky")
-    split["train"]["voices"].append(split["validation"]["voices"][0])
-    (leaky / "split.json").write_text(json.dumps(split))
-    with pytest.raises(CorpusError, match="the model learned from"):
-        Scorer(**options | {"run": leaky}, protocol="ship-test", side="validation")
+    voice = split["validation"]["voices"][0]
+    start = {"utterances": [], "voices": [voice], "trained_voices": [voice]}
+    for i, leak in enumerate(({"train": split["train"] | {"voices": [voice]}}, {"start": start})):
+        leaky = shutil.copytree(tiny_run, tmp_path / str(i))
+        (leaky / "split.json").write_text(json.dumps(split | leak))
+        with pytest.raises(CorpusError, match="the model learned from"):
+            Scorer(**options | {"run": leaky}, protocol="ship-test", side="validation")
 
 
 def test_a_run_that_was_not_copied_whole(tiny_run: Path, tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_a_leak_is_a_control_and_nothing_else(recipe: Recipe, corpus: Path, tmp_
     assert listed["train"] == {u.key for side in (honest.train, honest.validation, honest.test) for u in side}
     (cell,) = cells(read_runs([run]))
     assert cell.row["control"] == LEAK
-    with pytest.raises(CorpusError, match="the model learned from ravdess/"):
+    with pytest.raises(SettingsError, match=r"is a control \(copies .*nothing is left to score it on"):
         evaluate(run=run, model=None, corpus="ravdess", data=corpus, protocol="random")
     with pytest.raises(SettingsError, match=r"is a control \(copies of its test side trained\)"):
         convert_formats(run, {"dynamic": tmp_path / "x.tflite"})

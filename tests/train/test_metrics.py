@@ -84,6 +84,15 @@ def test_the_surer_answers_are_the_right_ones_where_confidence_means_something(r
     assert np.mean(kept) == pytest.approx(0.5, abs=0.01)
 
 
+def test_equal_confidences_are_sure_together_in_any_order() -> None:
+    probabilities = np.tile([0.90006, 0.09994], (8, 1))
+    for truth in (np.array([0, 0, 0, 1, 1, 1, 1, 1]), np.array([1, 1, 1, 1, 1, 0, 0, 0])):
+        assert fit_unsure(probabilities, truth, ["a"] * 8) is None
+        assert {row["accuracy"] for row in risk_coverage(probabilities, truth)} == {0.375}
+    fitted = fit_unsure(probabilities, np.zeros(8, int), ["a"] * 8)
+    assert fitted == {"below": 0.9, "coverage": 1.0, "accuracy": 1.0}  # what it was found by is sure
+
+
 def test_unsure_begins_where_three_of_four_are_no_longer_right(rng: np.random.Generator) -> None:
     probabilities = softmax(2 * rng.standard_normal((4000, 5)))
     truth = np.array([rng.choice(5, p=p) for p in probabilities])

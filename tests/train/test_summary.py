@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def test_folds_pool_to_every_speaker_once(runs: Path) -> None:
     low, high = true.row["uar_ci95"]
     assert low <= true.row["uar"] <= high
     assert np.sum(true.confusion["rows"]) == 24 * 8
-    assert true.row["command"] == "serkit sweep small-svm.toml --protocol speaker-independent --seeds 0"
+    same = "serkit sweep small-svm.toml --corpus ravdess --protocol speaker-independent --seeds 0"
+    assert true.row["command"] == same
     # The control: four classes, dealt out at random.
     assert shuffled.row["uar"] == pytest.approx(0.25, abs=0.1)
 
@@ -68,6 +70,40 @@ def test_an_unfinished_sweep_says_so(runs: Path) -> None:
     (cell,) = cells(read_runs([p for p in runs.iterdir() if p.name.startswith("small") and "-0-0" not in p.name]))
     assert not cell.row["complete"]
     assert cell.row["folds"] == [1, 2, 3, 4, 5]
+    assert "--folds 1,2,3,4,5 " in cell.row["command"]
+    (cell,) = cells(read_runs([p for p in runs.iterdir() if p.name.startswith("small") and "-5-0" not in p.name]))
+    assert "--folds 0,1,2,3,4 " in cell.row["command"]  # all from the first on, and yet not all
+
+
+def test_folds_of_one_sex_each_have_no_gap(runs: Path) -> None:
+    cell = cells(read_runs([runs]))[0]
+    assert cell.row["sex_gap"] is not None
+    run = cell.runs[0]
+    men = [replace(u, sex="male") for u in run.test]
+    women = [replace(u, sex="female") for u in run.test]
+    seed = replace(run.recipe, training=replace(run.recipe.training, seed=1))
+    (both,) = cells([replace(run, test=tuple(men)), replace(run, recipe=seed, test=tuple(women))])
+    assert both.row["sex_gap"] is None
+
+
+def test_systems_that_tell_other_emotions_apart_are_compared_on_what_both_have(runs: Path) -> None:
+    true = max(cells(read_runs([runs])), key=lambda c: c.row["uar"])
+    fewer = []
+    for run in true.runs:  # the same answers, of a system that was not tested on fear, and one mistake that counts not
+        kept = [i for i, u in enumerate(run.test) if u.emotion != "fearful"]
+        fewer.append(
+            replace(
+                run,
+                recipe=replace(run.recipe, name="fewer"),
+                test=tuple(run.test[i] for i in kept),
+                probabilities=run.probabilities[kept],
+                uncalibrated=run.uncalibrated[kept],
+            )
+        )
+    (other,) = cells(fewer)
+    result = compare(true, other)
+    assert result["n_utterances"] == len({u.key for run in fewer for u in run.test}) < true.row["n_utterances"]
+    assert (result["uar_difference"], result["paired_t_p"], result["mcnemar_p"]) == (0, None, None)
 
 
 def test_two_systems_are_compared_on_the_same_utterances(runs: Path) -> None:
