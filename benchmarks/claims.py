@@ -39,8 +39,8 @@ CLAIMS = (
         system="R1", recipes=("r1", "r1-leak"), corpus="ravdess", trained_on=("ravdess",), protocol="random",
         metric="accuracy", value=0.932,
         why="The paper says that speakers are disjoint; frozen models of 1.5 billion parameters reach 75 % that way. "
-        "Filters, kernels, ranges of augmentation and the use of a 1.28 s patch are not given, nor whether augmentation "
-        "came before the split, which the control shows the worth of.",
+        "Filters, kernels, ranges of augmentation and the use of a 1.28 s patch are not given, nor whether "
+        "augmentation came before the split, which the control shows the worth of.",
     ),
     Claim(
         system="R1", recipes=("r1", "r1-leak"), corpus="emodb", trained_on=("emodb",), protocol="random",
