@@ -297,7 +297,7 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
         words += ["--folds", ",".join(map(str, folds))]
     if recipe.start is not None and (original is None or recipe.start != original.start):
         words += ["--start", recipe.start]
-    descends = SYSTEMS[recipe.system].fit is None
+    descends = SYSTEMS[recipe.model["members"][0]["system"] if members else recipe.system].fit is None
     if descends and (original is None or recipe.training.epochs != original.training.epochs):
         words += ["--epochs", str(recipe.training.epochs)]
     words += ["--seeds", ",".join(map(str, seeds))]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -166,7 +167,8 @@ def test_a_stream_too_short_to_hear_says_so() -> None:
 
 def test_an_interrupt_on_an_idle_pipe_ends_at_once_and_in_silence(wav: Path) -> None:
     command = [sys.executable, "-u", "-m", "serkit.edge", "listen", "--input", "-", "--json", "--raw-rate", "48000"]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    child = subprocess.Popen(command, **pipes, preexec_fn=heeded(signal.SIGINT))
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(soundfile.read(wav, dtype="int16")[0].tobytes() * 4)
@@ -326,17 +328,39 @@ print(result.stderr)"""
     assert grown_kib < 20_000
 
 
+def heeded(number: int) -> Callable[[], object]:
+    """For a child: the signal does what it does by itself, whatever whoever started the tests ignores."""
+    return lambda: signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_ends_in_order(number: int, code: int, tmp_path: Path) -> None:
     clip, record = Path("edge/demo/clip.flac").resolve(), tmp_path / "heard.flac"
     command = ["listen", "-i", str(clip), "--speed", "realtime", "--record", str(record), "--json"]
-    with subprocess.Popen([sys.executable, "-m", "serkit.edge", *command], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "serkit.edge", *command], stdout=subprocess.PIPE, preexec_fn=heeded(number)
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(number)
         assert process.wait(30) == code
     assert 2 < soundfile.info(record).duration < 15
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_a_hang_up_that_nohup_ignores_ends_nothing() -> None:
+    command = ["nohup", sys.executable, "-m", "serkit.edge", "demo", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=heeded(signal.SIGTERM)
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        process.stdout.readline()  # goes on
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(30) == 143
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")

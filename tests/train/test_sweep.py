@@ -47,7 +47,8 @@ def test_a_sweep_trains_what_is_missing_and_prints_one_row(corpus: Path, tmp_pat
         ("small", False, (0, 1)),
         ("small-ensemble", False, (0, 1)),
     }
-    assert rows[1]["command"] == "serkit sweep small.toml --protocol speaker-independent --seeds 0,1 --ensemble"
+    said = "--corpus ravdess --protocol speaker-independent --folds 0,1,2 --seeds 0,1 --ensemble"
+    assert rows[1]["command"] == f"serkit sweep small.toml {said}"
     assert all(r["folds"] == [0, 1, 2] and r["uar"] > 0.8 for r in rows)
 
 
