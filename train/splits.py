@@ -82,12 +82,13 @@ def check_speakers(split: Split) -> None:
         CorpusError: One voice or one utterance is on two sides; names it.
     """
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
+    # One training voice of each corpus (TESS) has nobody else to validate it; the test side stays other people's.
+    corpora = [voice.split("/", 1)[0] for voice in voices(split.train)]
+    alone = len(corpora) == len(set(corpora))
     names = list(sides)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            # A single training voice (TESS) has nobody else to validate it; the test side stays another person's.
-            alone = b == "validation" and len(voices(split.train)) == 1
-            if split.speaker_independent and not alone:
+            if split.speaker_independent and not (alone and b == "validation"):
                 shared = set(voices(sides[a])) & set(voices(sides[b]))
             else:
                 shared = {u.key for u in sides[a]} & {u.key for u in sides[b]}
@@ -183,7 +184,7 @@ def make_split(
         fold: Which fold, from 0. Where several corpora have different numbers of folds, the shorter ones start again.
         seed: Draws validation speakers, or the whole of a random split.
         validation_share: Share of the remaining speakers of each corpus that validate, at least one where two or more
-            remain. Where only one speaker remains in all (TESS alone), that share of the utterances validates.
+            remain. Where no corpus has two left (TESS alone), that share of the utterances validates.
         needed: Sides that may not be empty; who only scores needs no ``train``.
 
     Raises:
@@ -231,7 +232,7 @@ def _by_speaker(
         test += [u for u in members if u.speaker in kept]
         validation += [u for u in rest if u.speaker in validators]
         train += [u for u in rest if u.speaker not in validators]
-    if not validation:  # a single voice is left: it validates itself, on other utterances
+    if not validation:  # no corpus has two voices left: each validates itself, on other utterances
         train, validation, _ = _stratified(train, (1 - validation_share, 1.0), (seed,))
     return train, validation, test
 

@@ -107,6 +107,16 @@ def test_a_planted_leak_is_found() -> None:
         check_speakers(replace(random, validation=(random.test[0],)))
 
 
+def test_the_last_voices_of_two_corpora_validate_themselves_on_other_utterances() -> None:
+    """Told that the split leaks, one would look for a mistake where there are only too few voices."""
+    speakers = {("ravdess", "1"), ("ravdess", "2"), ("tess", "OAF"), ("tess", "YAF")}
+    few = [u for u in made_up("ravdess", "tess") if (u.corpus, u.speaker) in speakers]
+    split = make_split(few, "ship-test")
+    assert voices(split.train) == voices(split.validation) == ["ravdess/2", "tess/OAF"]
+    assert not {u.key for u in split.train} & {u.key for u in split.validation}
+    assert voices(split.test) == ["ravdess/1", "tess/YAF"]
+
+
 def test_a_model_is_never_scored_on_what_it_knows() -> None:
     split = make_split(made_up("ravdess"), "ship-test")
     check_unseen(split, [u.key for u in split.train], voices(split.train))
