@@ -224,7 +224,8 @@ def listen(
       serkit listen --input drive.wav --json
       arecord -t raw -f S16_LE -r 16000 | serkit listen --input - --json
     """
-    from serkit.edge.audio import PipeSource, Source
+    from serkit.edge.audio import Source
+    from serkit.edge.pipe import PipeSource
 
     if device is not None and source != "mic":
         raise click.UsageError("--device goes with --input mic")

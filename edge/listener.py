@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.adaptation import RunningVoice
-from serkit.edge.audio import FileSource, PipeSource, Source, paced
+from serkit.edge.audio import FileSource, Source, paced
 from serkit.edge.bundle import read_bundle
 from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.events import Event
 from serkit.edge.pace import Pace, hops_of
+from serkit.edge.pipe import PipeSource
 from serkit.edge.recorder import Recorder
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer

@@ -108,9 +108,10 @@ def _heard(
     seconds: float,
     raw: dict[str, Any],
 ) -> Any:
-    from serkit.edge.audio import FileSource, PipeSource, Source
+    from serkit.edge.audio import FileSource, Source
     from serkit.edge.bundle import read_bundle
     from serkit.edge.config import read_config
+    from serkit.edge.pipe import PipeSource
     from serkit.edge.stream import Recognizer
     from serkit.edge.vad import VoiceGate
     from serkit.edge.voice import check_name, enroll, make_folder, strength

@@ -13,8 +13,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serkit.edge.audio import FakeSource, FileSource, PipeSource, Resampler, describe_audio, read_audio
+from serkit.edge.audio import FakeSource, FileSource, Resampler, describe_audio, read_audio
 from serkit.edge.errors import AudioError
+from serkit.edge.pipe import PipeSource
 
 RATE = 16000
 

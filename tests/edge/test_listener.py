@@ -13,13 +13,14 @@ import soundfile
 
 import serkit
 from serkit.edge.adaptation import RunningVoice
-from serkit.edge.audio import FakeSource, PipeSource
+from serkit.edge.audio import FakeSource
 from serkit.edge.bundle import read_bundle
 from serkit.edge.config import Config, read_config
 from serkit.edge.decision import Decision, DecisionSettings, read_preset
 from serkit.edge.errors import AudioError, SettingsError
 from serkit.edge.events import Event, to_json
 from serkit.edge.listener import Listener
+from serkit.edge.pipe import PipeSource
 from serkit.edge.sinks import Sink
 from serkit.edge.stream import Recognizer
 from serkit.edge.vad import VadSettings
