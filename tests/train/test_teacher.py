@@ -29,6 +29,7 @@ from serkit.train.recipe import Recipe, lineage, override, read_recipe
 from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
 from serkit.train.student import begin, imitation_error, n_steps, taught
 from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, scale_of
+from serkit.train.zoo import hearing
 
 
 @pytest.fixture
@@ -74,37 +75,37 @@ def test_what_is_not_known_is_no_error() -> None:
     assert np.asarray(imitation_error(said, predicted)).tolist() == [5.0, 0.0, 1.0]
 
 
-@pytest.mark.parametrize("name", ["serkit-cnn", "serkit-ravdess"])
+@pytest.mark.parametrize(("name", "k"), [("serkit-cnn", 1), ("serkit-ravdess", 1), ("r1-taught", 4)])
 @pytest.mark.parametrize("alone", [True, False])
-def test_the_student_learns_as_it_is_taught(name: str, alone: bool) -> None:
+def test_the_student_learns_as_it_is_taught(name: str, k: int, alone: bool) -> None:
     model = build_system(read_recipe(name))
-    learner = taught(model, 10, alone=alone)
+    learner = taught(model, 10, TeacherSettings(weight=1.0, frames_per_step=k, alone=alone))
     x = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     said = learner.predict(x, verbose=0)
     assert set(said) == {"teacher"} | (set() if alone else {"logits"})
-    assert said["teacher"].shape == (4, n_steps(model), 10)
+    assert said["teacher"].shape == (4, k * n_steps(model), 10)
     if not alone:
         assert np.allclose(said["logits"], model.predict(x, verbose=0), atol=1e-5)
     learner.compile("sgd", loss={"teacher": imitation_error} | ({} if alone else {"logits": "mse"}))
     targets = {key: np.ones_like(value) for key, value in said.items()}
     targets["teacher"][:, ::2] = np.nan
-    convolution = model.get_layer("encode").get_layer("conv1")
+    convolution = hearing(model).get_layer("conv1")
     before = convolution.get_weights()[0]
     assert np.isfinite(learner.train_on_batch(x, targets)).all()
     assert all(np.isfinite(w).all() for w in learner.get_weights())
     assert not np.array_equal(before, convolution.get_weights()[0])
 
 
-def test_a_network_without_an_encoder_cannot_be_taught() -> None:
-    with pytest.raises(SettingsError, match="cnn_bilstm cannot learn from a teacher: it is not heard hop by hop"):
-        n_steps(build_system(read_recipe("r1")))
+def test_a_network_in_one_piece_cannot_be_taught() -> None:
+    with pytest.raises(SettingsError, match="r2_cnn cannot learn from a teacher: it has no part that hears step by"):
+        n_steps(build_system(read_recipe("r2")))
 
 
 def test_an_encoder_and_what_it_says_are_taken_over() -> None:
     recipe = read_recipe("serkit-ravdess")
-    first = taught(build_system(recipe), 10, alone=True)
+    first = taught(build_system(recipe), 10, TeacherSettings(weight=1.0, alone=True))
     model = build_system(recipe)
-    learner = taught(model, 10)
+    learner = taught(model, 10, TeacherSettings(weight=1.0))
     begin(learner, first)
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
     assert np.allclose(learner.predict(x, verbose=0)["teacher"], first.predict(x, verbose=0)["teacher"], atol=1e-5)
