@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,10 @@ from serkit.train.ensembles import make_ensemble
 from serkit.train.epochs import Epochs
 from serkit.train.evaluate import evaluate
 from serkit.train.features import FeatureSet
-from serkit.train.fit import train
+from serkit.train.fit import check_start, train
 from serkit.train.recipe import Recipe, lineage, override, read_recipe
 from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
+from serkit.train.splits import Split
 from serkit.train.student import begin, imitation_error, n_steps, taught
 from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, scale_of
 from serkit.train.zoo import hearing
@@ -150,7 +152,12 @@ def test_without_the_teacher_the_cache_is_enough(corpus: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"weight": -1}, "weight is -1"), ({"layer": 5}, "are 0 to 4"), ({"alone": True}, "that learns nothing")],
+    [
+        ({"weight": -1}, "weight is -1"),
+        ({"layer": 5}, "are 0 to 4"),
+        ({"alone": True}, "that learns nothing"),
+        ({"frames_per_step": 0}, "frames_per_step is 0; it needs 1 or more"),
+    ],
 )
 def test_settings_out_of_range_are_named(values: dict[str, float], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -168,6 +175,23 @@ def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monke
         lineage(replace(read_recipe(tiny_recipe), start="a"))
     with pytest.raises(SettingsError, match="monitor = 'imitated' and a teacher alone go together"):
         replace(read_recipe(tiny_recipe), teacher=TeacherSettings(weight=1.0, alone=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"system": "r2-cnn"}, "cannot start from imitate-r1: their system differs"),
+        (
+            {"teacher": TeacherSettings(weight=0.2)},
+            "has frames_per_step = 1 .* would start from imitate-r1, which has 4",
+        ),
+        ({"teacher": TeacherSettings(weight=0.2, layer=2, frames_per_step=4)}, "has layer = 2 .*, which has 1; choose"),
+    ],
+)
+def test_what_cannot_start_from_another_says_so_at_once(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    split = Split(protocol="random", fold=0, train=(), validation=(), test=())
+    with pytest.raises(SettingsError, match=message):
+        check_start(replace(read_recipe("r1-taught"), **changed), split, tmp_path)
 
 
 @pytest.mark.slow
