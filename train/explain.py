@@ -33,7 +33,7 @@ from serkit.train.metrics import uar
 from serkit.train.runs import Reference, load_run, load_trained, write_json
 from serkit.train.scoring import Windows, keras_logits, pool_utterances, window_utterances
 from serkit.train.summary import MIN_SPEAKERS
-from serkit.train.zoo import hearing
+from serkit.train.zoo import is_encoded
 
 Array = npt.NDArray[np.float32]
 
@@ -202,8 +202,8 @@ def explain(run: Path, out: Path, data: Path | None = None, n_maps: int = 12) ->
     }
     out.mkdir(parents=True, exist_ok=True)
     network, heard = model, inputs
-    if (hear := hearing(model)) is not None:
-        network, heard = model.get_layer("classify"), hear.predict(inputs, verbose=0)
+    if is_encoded(model):
+        network, heard = model.get_layer("classify"), model.get_layer("encode").predict(inputs, verbose=0)
     if "attention_weights" in {layer.name for layer in network.layers}:
         weights = keras.Model(network.input, network.get_layer("attention_weights").output)
         attention = np.asarray(weights.predict(heard, batch_size=64, verbose=0))[:, :, 0]

@@ -126,7 +126,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         if recipe.teacher.weight:
             lessons = lessons_of(recipe, model, split, sides, cache, load_scale(start) if start else None)
             save_scale(out, lessons["train"].scale)
-            learner = taught(model, lessons["train"].n_targets, recipe.teacher)
+            learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
         if start:
             begin(learner, load_trained(start))
         kinds = recipe.augment.noise_kinds if recipe.augment.noise_probability else ()
@@ -168,13 +168,11 @@ def check_start(recipe: Recipe, split: Split, data: Path) -> None:
         for what in ("system", "frontend"):
             if getattr(first, what) != getattr(recipe, what):
                 raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
-        mine, theirs = recipe.teacher, first.teacher
-        for what in ("layer", "frames_per_step"):
-            if mine.weight and theirs.weight and getattr(mine, what) != getattr(theirs, what):
-                raise SettingsError(
-                    f"recipe {recipe.name} has {what} = {getattr(mine, what)} of its teacher and would start from "
-                    f"{first.name}, which has {getattr(theirs, what)}; choose one"
-                )
+        if recipe.teacher.weight and first.teacher.weight and first.teacher.layer != recipe.teacher.layer:
+            raise SettingsError(
+                f"recipe {recipe.name} learns layer {recipe.teacher.layer} of its teacher and would start from "
+                f"{first.name}, which learned layer {first.teacher.layer}; choose one"
+            )
         planned = split_for(first, data)
         _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
 

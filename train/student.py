@@ -16,8 +16,7 @@ from serkit.train.augment import AugmentSettings, Cut, augmented_window, speech_
 from serkit.train.features import FeatureSet
 from serkit.train.recipe import Recipe
 from serkit.train.splits import Split
-from serkit.train.teacher import Lessons, Scale, TeacherSettings, hear, scale_of
-from serkit.train.zoo import hearing
+from serkit.train.teacher import Lessons, Scale, hear, scale_of
 
 #: The figures that pick an epoch, by name.
 Scores = Callable[[], dict[str, float]]
@@ -41,48 +40,44 @@ def imitation_error(said: Any, predicted: Any) -> Any:
 
 
 def n_steps(model: Any) -> int:
-    """Into how many steps a network divides a window.
+    """Into how many steps a network's encoder divides a window.
 
     Raises:
-        SettingsError: It is in one piece.
+        SettingsError: It has no encoder.
     """
-    hear = hearing(model)
-    if hear is None:
-        raise SettingsError(f"{model.name} cannot learn from a teacher: it has no part that hears step by step")
-    return int(hear.output.shape[1])
+    if "encode" not in {layer.name for layer in model.layers}:
+        raise SettingsError(f"{model.name} cannot learn from a teacher: it is not heard hop by hop")
+    return int(model.get_layer("encode").output.shape[1])
 
 
-def taught(model: Any, n_targets: int, settings: TeacherSettings) -> Any:
-    """The same network with another output, ``teacher``, linear in what it hears; ``alone``, with that only.
+def taught(model: Any, n_targets: int, *, alone: bool = False) -> Any:
+    """The same network with another output, ``teacher``, linear in its encoder's features; ``alone``, with that only.
 
     The layers are shared: training one trains the other.
-
-    Args:
-        model: Of n steps.
-        n_targets: Values of one of the teacher's frames.
-        settings: ``teacher`` is ``(batch, n * frames_per_step, n_targets)``.
     """
-    features, k = hearing(model)(model.input), settings.frames_per_step
-    said = layers.Dense(k * n_targets, name="teacher")(features)
-    outputs = {"teacher": layers.Reshape((k * n_steps(model), n_targets))(said)}
-    if not settings.alone:
+    features = model.get_layer("encode")(model.input)
+    outputs = {"teacher": layers.Dense(n_targets, name="teacher")(features)}
+    if not alone:
         outputs["logits"] = model.get_layer("classify")(features)
     return keras.Model(model.input, outputs, name=f"{model.name}_taught")
 
 
 def begin(learner: Any, trained: Any) -> None:
-    """Let a network hear as a trained one does and, where both learn from a teacher, say the same of it.
+    """Give a network the encoder of a trained one and, where both learn from a teacher, what it says of it.
 
     Raises:
         SettingsError: They do not fit.
     """
-    ears = hearing(learner), hearing(trained)
-    shapes = [[e.input_shape, *(tuple(w.shape) for w in e.weights)] if e is not None else [] for e in ears]
+    mine, theirs = ({part.name: part for part in model.layers} for model in (learner, trained))
+    shapes = [
+        [m["encode"].input_shape, *(tuple(w.shape) for w in m["encode"].weights)] if "encode" in m else []
+        for m in (mine, theirs)
+    ]
     same = bool(shapes[0]) and shapes[0] == shapes[1]
     if same:
-        ears[0].set_weights(ears[1].get_weights())
+        mine["encode"].set_weights(theirs["encode"].get_weights())
         x = np.random.default_rng(0).standard_normal((1, *shapes[0][0][1:])).astype(np.float32)
-        said = [e.predict(x, verbose=0) for e in ears]
+        said = [m["encode"].predict(x, verbose=0) for m in (mine, theirs)]
         # Equal weights may stand for other strides, dilations or levels.
         same = np.allclose(said[0], said[1], atol=1e-3)
     if not same:
@@ -90,9 +85,8 @@ def begin(learner: Any, trained: Any) -> None:
             f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system, "
             "[model] and [window]"
         )
-    mine, theirs = ({part.name: part for part in model.layers}.get("teacher") for model in (learner, trained))
-    if mine is not None and theirs is not None:
-        mine.set_weights(theirs.get_weights())
+    if "teacher" in mine and "teacher" in theirs:
+        mine["teacher"].set_weights(theirs["teacher"].get_weights())
 
 
 def lessons_of(
@@ -106,7 +100,7 @@ def lessons_of(
     """The teacher's, for the training and the validation side; in the scale of the first, unless another is given."""
     heard = hear(list(dict.fromkeys([*split.train, *split.validation, *split.test])), recipe.teacher, cache)
     scale = scale or scale_of(heard.select(sides["train"].utterances))
-    about = recipe.frontend, recipe.window, n_steps(model) * recipe.teacher.frames_per_step
+    about = recipe.frontend, recipe.window, n_steps(model)
     return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
 
 

@@ -51,14 +51,11 @@ class TeacherSettings:
         weight: Of the squared error of the imitated frames (in units of their own variance) beside the cross-entropy;
             0 is no teacher.
         layer: Which of the encoder's layers, from 0.
-        frames_per_step: How many moments of it are predicted at each step of the student, evenly spread: more than one
-            where its steps are long.
         alone: Imitate and nothing else, no label is looked at: an encoder for recipes that ``start`` from it.
     """
 
     weight: float = 0.0
     layer: int = 1
-    frames_per_step: int = 1
     alone: bool = False
 
     def __post_init__(self) -> None:
@@ -66,8 +63,6 @@ class TeacherSettings:
             raise SettingsError(f"weight is {self.weight}; it needs 0 (no teacher) or more")
         if not 0 <= self.layer < _N_LAYERS - 1:
             raise SettingsError(f"layer is {self.layer}; the teacher's are 0 to {_N_LAYERS - 2}")
-        if self.frames_per_step < 1:
-            raise SettingsError(f"frames_per_step is {self.frames_per_step}; it needs 1 or more")
         if self.alone and not self.weight:
             raise SettingsError("alone is true and weight 0: that learns nothing; give the teacher a weight")
 
@@ -148,14 +143,14 @@ def scale_of(heard: FeatureSet) -> Scale:
 
 
 class Lessons:
-    """What the teacher hears at evenly spread moments of any window of some recordings.
+    """What the teacher hears during each step of any window of some recordings.
 
     Args:
         heard: Its frames of each of them.
         scale: In which its values are said: that of the training side.
         frontend: What the student's frames are.
         window: What its windows are.
-        n_steps: How many moments.
+        n_steps: Into how many steps its encoder divides them.
     """
 
     def __init__(

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 PARAMETERS = {
     "cnn": 328_408,
     "imitate": 419_658,
-    "imitate-r1": 1_788_890,
     "imitate-ravdess": 419_658,
     "imitate-ship": 419_658,
     "imitate-tiny": 102_658,
@@ -30,7 +29,6 @@ PARAMETERS = {
     "r1-cross": 1_788_374,
     "r1-leak": 1_788_761,
     "r1-ship": 1_788_761,
-    "r1-taught": 1_788_761,
     "r2": 149_888,
     "r3-densenet": 7_385_327,
     "r3-lstm": 305_799,

@@ -60,11 +60,5 @@ SYSTEMS: dict[str, System] = {
 
 
 def is_encoded(model: Any) -> bool:
-    """Whether a network hears hop by hop: in the parts ``encode`` and ``classify``."""
+    """Whether a network is heard hop by hop: in the parts ``encode`` and ``classify``."""
     return "encode" in {layer.name for layer in model.layers}
-
-
-def hearing(model: Any) -> Any:
-    """The part of a network that steps through a window, and what ``classify`` gets: ``encode``, or ``hear`` where it
-    needs the whole window; None of a network in one piece."""
-    return next((layer for layer in model.layers if layer.name in ("encode", "hear")), None)

@@ -65,8 +65,7 @@ def build(
         ValueError: The window does not halve three times.
 
     Returns:
-        Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``hear``, to the
-        second BiLSTM, and ``classify``.
+        Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``.
     """
     if n_frames % (8 * time_pool) or n_features % 8:
         raise ValueError(
@@ -84,9 +83,5 @@ def build(
             x = layers.Dropout(lstm_dropout)(x)
         lstm = layers.LSTM(lstm_units, return_sequences=True)
         x = layers.Bidirectional(lstm, name=f"bilstm{i + 1}")(x)  # (16, 2 * units)
-    hear = keras.Model(inputs, x, name="hear")
-
-    heard = keras.Input(x.shape[1:], name="heard")
-    logits = dense_head(attention_pool(heard), dense_units, dense_dropout, n_labels)
-    classify = keras.Model(heard, logits, name="classify")
-    return keras.Model(inputs, classify(hear(inputs)), name="r1_cnn_bilstm")
+    logits = dense_head(attention_pool(x), dense_units, dense_dropout, n_labels)
+    return keras.Model(inputs, logits, name="r1_cnn_bilstm")
