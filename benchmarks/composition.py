@@ -192,7 +192,7 @@ def noise_sessions(kinds: Sequence[Path], minutes: float, sample_rate: int, seed
     yield tape.session("noise", None, None)
 
 
-def babble(utterances: Sequence[Utterance], sample_rate: int) -> Array:
+def many_talkers(utterances: Sequence[Utterance], sample_rate: int) -> Array:
     """Many who talk at once, for ``CROWD_S``."""
     rng = np.random.default_rng(0)
     total = np.zeros(int(CROWD_S * sample_rate), np.float32)
@@ -276,7 +276,7 @@ def material(bundle: Bundle, data: Path, side: str) -> Material:
         for kind in (("car", "babble") if side == "test" else ("household", "stationary"))
     }
     if side == "tune":  # in place of the babble that only tests hear
-        below["voices"] = (babble(split.train, rate),)
+        below["voices"] = (many_talkers(split.train, rate),)
     return Material(
         utterances=chosen,
         neutral=tuple(neutral.values()),

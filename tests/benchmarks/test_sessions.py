@@ -340,9 +340,9 @@ def test_sessions_before_and_after_enrolling(data: Path) -> None:
     assert before["clip_uar"] != after["clip_uar"]
 
 
-def test_babble_is_loud_all_the_time(utterances: list[Utterance]) -> None:
-    many = composition.babble(utterances, RATE)
+def test_many_talkers_are_loud_all_the_time(utterances: list[Utterance]) -> None:
+    many = composition.many_talkers(utterances, RATE)
     levels = np.sqrt(np.mean(np.square(many.reshape(-1, RATE)), axis=1))
     assert len(many) == composition.CROWD_S * RATE
     assert levels.min() > 0.5 * levels.max() > 0
-    assert np.array_equal(many, composition.babble(utterances, RATE))
+    assert np.array_equal(many, composition.many_talkers(utterances, RATE))
