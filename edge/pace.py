@@ -15,6 +15,7 @@ _CALM = 3  # intervals in a row before windows come more often again
 _COOLER = 5.0  # by so much, C
 _LIGHTER = 0.4  # share of the largest load: twice as many windows still stay below it
 _MAX_SLOWER = 4  # times the user's own hop
+_MOST_HOPS = 1000  # in a window of any model there are far fewer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,8 @@ class PaceSettings:
     max_celsius: float = 80.0
 
     def __post_init__(self) -> None:
-        if self.hops < 1:
-            raise SettingsError(f"hops is {self.hops}; it needs 1 or more")
+        if not 1 <= self.hops <= _MOST_HOPS:
+            raise SettingsError(f"hops is {self.hops}; it needs 1 to {_MOST_HOPS}")
         if not 1 <= self.threads <= 64:
             raise SettingsError(f"threads is {self.threads}; it needs 1 to 64")
         if not 0 < self.max_load <= 1:

@@ -97,7 +97,7 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a BOM
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such {what}; check the name") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: not TOML ({error}); correct the {what}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: the {what} cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers too long, brackets too deep
+        raise SettingsError(f"{path}: not TOML ({error}); correct the {what}") from None

@@ -43,6 +43,8 @@ def test_a_table_makes_a_sink(tmp_path: Path) -> None:
         ("[mqtt]\nport = 70000", "mqtt: port is 70000; it needs 1 to 65535"),
         ("mqtt = 1", "mqtt: a table of settings is needed, found 1"),
         ("[kafka]", "unknown setting 'kafka'"),
+        (f"a = {'9' * 5000}", "not TOML (Exceeds the limit"),
+        (f"a = {'[' * 100_000}", "c.toml: not TOML ("),
     ],
 )
 def test_a_table_with_a_mistake(tmp_path: Path, text: str, message: str) -> None:

@@ -139,7 +139,8 @@ def test_a_hop_that_is_none(seconds: float) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hops = 0", "hops is 0; it needs 1 or more"),
+        ("hops = 0", "hops is 0; it needs 1 to 1000"),
+        (f"hops = {10**400}", f"hops is {10**400}; it needs 1 to 1000"),
         ("threads = 65", "threads is 65; it needs 1 to 64"),
         ("max_load = 0", "max_load is 0.0; it needs more than 0 and at most 1"),
         ("max_celsius = nan", "max_celsius is nan; it needs degrees Celsius"),
