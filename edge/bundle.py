@@ -118,7 +118,7 @@ def read_signed(path: Path) -> tuple[bytes, str]:
     Raises:
         ModelError: One is missing or cannot be read, or the file is too large.
     """
-    sidecar = path.with_name(path.name + ".minisig")
+    sidecar = Path(f"{path}.minisig")  # with_name() knows no name of "." or "/"
     try:
         data = read_file(path, LARGEST_BYTES + 1)
         signature = read_file(sidecar, _LARGEST_SIGNATURE).decode(errors="replace")

@@ -59,8 +59,10 @@ class TrainingSettings:
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 to below 1")
-        if min(self.patience, self.seed, self.weight_decay) < 0:
-            raise SettingsError("patience, seed and weight_decay need to be 0 or more")
+        if min(self.patience, self.weight_decay) < 0:
+            raise SettingsError("patience and weight_decay need to be 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError(f"seed is {self.seed}; it needs 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True, kw_only=True)

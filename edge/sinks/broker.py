@@ -73,6 +73,10 @@ class MqttSettings:
             raise SettingsError("password and password_file are both given; keep one")
         if self.username is None and (self.password is not None or self.password_file is not None):
             raise SettingsError("a password is given without username; add it")
+        for name in ("username", "password", "client_id"):
+            value = getattr(self, name)
+            if value is not None and not value.isprintable():
+                raise SettingsError(f"{name} has characters that cannot be printed; leave them out")
         if self.ca_file is not None and not self.tls:
             raise SettingsError("ca_file is given, but tls is off; set tls = true")
         if not self.name or not self.name.isprintable() or set("+#/$") & set(self.name):

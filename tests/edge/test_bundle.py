@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from serkit.convert.bundle import write_bundle
-from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle
+from serkit.edge.bundle import DEFAULT_MODEL, bundled_models, read_bundle, read_signed
 from serkit.edge.errors import ModelError
 from serkit.edge.signature import config_folder, public_key_file, sign, signing_key, trust_folder, trusted_keys, verify
 
@@ -190,3 +190,9 @@ def test_shipped_models_are_signed_small_and_whole() -> None:
         assert bundle.name == name
         assert len(bundle.labels) == 8
         assert "non-commercial" in bundle.card
+
+
+@pytest.mark.parametrize("folder", ["", ".", "/"])
+def test_a_folder_is_no_model(folder: str) -> None:
+    with pytest.raises(ModelError, match=r"cannot be read \(Is a directory\)"):
+        read_signed(Path(folder))

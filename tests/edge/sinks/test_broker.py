@@ -86,6 +86,8 @@ def test_files_that_cannot_be_read(listener: Listener, tmp_path: Path) -> None:
         ({"port": 0}, "port is 0; it needs 1 to 65535"),
         ({"password": "x"}, "a password is given without username"),
         ({"username": "u", "password": "x", "password_file": "y"}, "password and password_file are both given"),
+        ({"username": "\udce9"}, "username has characters that cannot be printed; leave them out"),
+        ({"username": "u", "password": "\0"}, "password has characters that cannot be printed"),
         ({"ca_file": "x"}, "tls is off; set tls = true"),
         ({"name": "a/b"}, "name is 'a/b'"),
         ({"prefix": "a/#"}, "prefix is 'a/#'; it needs words"),
