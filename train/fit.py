@@ -151,6 +151,7 @@ def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path |
         path = out.parent / run_name(first)
         if RunState(path).state.get("finished"):
             open_run(first, path)  # refuses another recipe's
+            _refuse_another_layer(recipe, first)
         else:
             check_start(recipe, split, data)
             train(first, data, path, cache)
@@ -168,13 +169,19 @@ def check_start(recipe: Recipe, split: Split, data: Path) -> None:
         for what in ("system", "frontend"):
             if getattr(first, what) != getattr(recipe, what):
                 raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
-        if recipe.teacher.weight and first.teacher.weight and first.teacher.layer != recipe.teacher.layer:
-            raise SettingsError(
-                f"recipe {recipe.name} learns layer {recipe.teacher.layer} of its teacher and would start from "
-                f"{first.name}, which learned layer {first.teacher.layer}; choose one"
-            )
+        _refuse_another_layer(recipe, first)
         planned = split_for(first, data)
         _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
+
+
+def _refuse_another_layer(recipe: Recipe, first: Recipe) -> None:
+    """Who goes on learning from the teacher does so in the scale in which ``first`` did."""
+    mine, theirs = recipe.teacher, first.teacher
+    if mine.weight and theirs.weight and mine.layer != theirs.layer:
+        raise SettingsError(
+            f"recipe {recipe.name} learns layer {mine.layer} of its teacher and would start from {first.name}, which "
+            f"learned layer {theirs.layer}; choose one"
+        )
 
 
 def _refuse_heard(split: Split, name: str, heard: Iterable[str]) -> None:

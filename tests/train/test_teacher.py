@@ -240,6 +240,8 @@ def test_a_run_starts_from_an_encoder_that_imitates(
 
     assert load_scale(first) is not None
     assert load_scale(runs / "run") is None  # which has no teacher itself
+    with pytest.raises(SettingsError, match=r"learns layer 2 .* which learned layer 1; choose one"):
+        train(replace(recipe, teacher=TeacherSettings(weight=0.2, layer=2)), corpus, runs / "another layer")
     shutil.copytree(runs / "run", runs / "other")
     assert make_ensemble([runs / "run", runs / "other"], corpus, runs / "both")["taught"]
     assert load_run(runs / "both")[2]["start"] == load_run(runs / "run")[2]["start"]
