@@ -2,7 +2,9 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-PYTEST := $(FULL)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# A worker more than cores, for many tests wait.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+PYTEST := $(FULL)/bin/pytest --numprocesses $(WORKERS) --dist worksteal
 .PHONY: demo test setup check format bench arm-test arm-bench deb deb-test image image-test dist clean
 
 demo: $(EDGE)/.installed

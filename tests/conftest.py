@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from hypothesis import settings
+
+from serkit.edge.signature import signing_key
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -52,12 +57,38 @@ def speech() -> np.ndarray:
     return voice(140, 5.0)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of pytest's workers to need it makes, for all of them; nobody changes it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            new = folder.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            make(new)
+            new.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A worker's own configuration; the key in it is everybody's, for bundles are shared."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("SERKIT_CONFIG", str(folder))
+            signing_key()
+
+    return Path(shutil.copytree(made_once(tmp_path_factory, "key", make), tmp_path_factory.mktemp("config") / "serkit"))
+
+
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folders(config: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and caches of the tests never touch the user's, and last for the session."""
-    base = tmp_path_factory.getbasetemp()
-    monkeypatch.setenv("SERKIT_CONFIG", str(base / "config"))
-    monkeypatch.setenv("SERKIT_CACHE", str(base / "cache"))
+    monkeypatch.setenv("SERKIT_CONFIG", str(config))
+    monkeypatch.setenv("SERKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -118,19 +149,19 @@ def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathF
     from serkit.train.fit import train
     from serkit.train.recipe import read_recipe
 
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    train(read_recipe(tiny_recipe), corpus, out, cache=tmp_path_factory.mktemp("cache"))
-    return out
+    cache = tmp_path_factory.mktemp("cache")
+    return made_once(tmp_path_factory, "tiny", lambda out: train(read_recipe(tiny_recipe), corpus, out, cache=cache))
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The tiny run in every format, signed with a key of the session's own."""
+def tiny_bundles(tiny_run: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The tiny run in every format, signed with the tests' key."""
     from serkit.convert.bundle import convert_formats
     from serkit.convert.export import FORMATS
 
-    os.environ["SERKIT_CONFIG"] = str(tmp_path_factory.getbasetemp() / "config")
-    folder = tmp_path_factory.mktemp("bundles")
-    bundles = {format: folder / f"tiny-{format}.tflite" for format in FORMATS}
-    convert_formats(tiny_run, bundles)
-    return bundles
+    names = {format: f"tiny-{format}.tflite" for format in FORMATS}
+    os.environ["SERKIT_CONFIG"] = str(config)
+    folder = made_once(
+        tmp_path_factory, "bundles", lambda new: convert_formats(tiny_run, {f: new / name for f, name in names.items()})
+    )
+    return {format: folder / name for format, name in names.items()}

@@ -301,12 +301,12 @@ def test_no_microphone_and_no_portaudio(library: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_silent_hours_take_no_memory(tmp_path: Path) -> None:
+def test_two_silent_hours_take_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "night.wav"
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
         file.write(np.zeros(RATE))
-    samples = 10 * 3600 * RATE
-    with path.open("r+b") as file:  # a sparse file: ten hours of zeros that take no disk
+    samples = 2 * 3600 * RATE
+    with path.open("r+b") as file:  # a sparse file: two hours of zeros that take no disk
         file.truncate(44 + 2 * samples)
         for offset, value in ((4, 36 + 2 * samples), (40, 2 * samples)):
             file.seek(offset)
@@ -324,7 +324,7 @@ print(result.stderr)"""
     first, second, *_ = child.stdout.splitlines()
     code_, grown_kib = map(int, first.split())
     assert code_ == 1
-    assert second == f"serkit: {path}: no speech in 36000.0 s of audio; record closer to the microphone, or louder"
+    assert second == f"serkit: {path}: no speech in 7200.0 s of audio; record closer to the microphone, or louder"
     assert grown_kib < 20_000
 
 
