@@ -2,9 +2,7 @@
 PYTHON ?= python3
 EDGE := .venv-edge
 FULL := .venv
-# A worker more than cores, for many tests wait.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-PYTEST := $(FULL)/bin/pytest --numprocesses $(WORKERS) --dist worksteal
+PYTEST := $(FULL)/bin/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 .PHONY: demo test setup check format bench arm-test arm-bench deb deb-test image image-test dist clean
 
 demo: $(EDGE)/.installed

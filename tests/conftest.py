@@ -73,7 +73,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 @pytest.fixture(scope="session")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A worker's own configuration; the key in it is everybody's, for bundles are shared."""
 
     def make(folder: Path) -> None:
@@ -85,9 +85,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(config: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_folders(own_config: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and caches of the tests never touch the user's, and last for the session."""
-    monkeypatch.setenv("SERKIT_CONFIG", str(config))
+    monkeypatch.setenv("SERKIT_CONFIG", str(own_config))
     monkeypatch.setenv("SERKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
@@ -154,13 +154,13 @@ def tiny_run(corpus: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_run: Path, config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def tiny_bundles(tiny_run: Path, own_config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The tiny run in every format, signed with the tests' key."""
     from serkit.convert.bundle import convert_formats
     from serkit.convert.export import FORMATS
 
     names = {format: f"tiny-{format}.tflite" for format in FORMATS}
-    os.environ["SERKIT_CONFIG"] = str(config)
+    os.environ["SERKIT_CONFIG"] = str(own_config)
     folder = made_once(
         tmp_path_factory, "bundles", lambda new: convert_formats(tiny_run, {f: new / name for f, name in names.items()})
     )

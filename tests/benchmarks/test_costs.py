@@ -36,11 +36,6 @@ main()
 """
 
 
-@pytest.fixture
-def tiny(tiny_bundles: dict[str, Path]) -> Path:
-    return tiny_bundles["dynamic"]
-
-
 def test_somebody_talks_without_a_pause_and_a_room_is_silent() -> None:
     for audio, asked in ((talking(16000), True), (quiet(16000), False)):
         gate = VoiceGate(16000)
@@ -48,8 +43,8 @@ def test_somebody_talks_without_a_pause_and_a_room_is_silent() -> None:
         assert gate.speech_ratio(1.0, 10.0) == float(asked)
 
 
-def test_computed_anew_and_streamed_are_the_same_answers(tiny: Path) -> None:
-    bundle = read_bundle(tiny)
+def test_computed_anew_and_streamed_are_the_same_answers(tiny_bundles: dict[str, Path]) -> None:
+    bundle = read_bundle(tiny_bundles["float32"])  # 8-bit activations may turn what is rounded otherwise into a step
     assert with_hop(bundle, 0.1) is bundle  # it encodes hop by hop
     plain = with_hop(replace(bundle, window=WindowSettings()), 0.1)
     assert plain.window.hop_frames == 10

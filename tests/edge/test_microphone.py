@@ -72,7 +72,9 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeProcesses]:
     before = os.listdir("/proc/self/fd"), threading.active_count()  # noqa: PTH208
     left = children()  # of tests before
     yield fake
-    assert (os.listdir("/proc/self/fd"), threading.active_count()) == before  # noqa: PTH208
+    files, threads = before  # some of which an earlier test may have left to end by itself
+    assert set(os.listdir("/proc/self/fd")) <= set(files)  # noqa: PTH208
+    assert threading.active_count() <= threads
     assert children() == left
 
 

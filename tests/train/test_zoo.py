@@ -65,7 +65,8 @@ def test_a_system_builds_learns_and_survives_saving(name: str, tmp_path: Path, r
     before = [np.array(v) for v in model.trainable_variables]
     loss = model.train_on_batch(x, np.eye(len(recipe.labels), dtype=np.float32)[:4])
     assert np.isfinite(loss)
-    assert all(not np.array_equal(b, v) for b, v in zip(before, model.trainable_variables, strict=True))
+    unmoved = [v.path for b, v in zip(before, model.trainable_variables, strict=True) if np.array_equal(b, v)]
+    assert all(path.endswith("attention/bias") for path in unmoved)  # softmax is blind to it: its gradient is rounding
 
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", compile=False)
