@@ -36,6 +36,11 @@ main()
 """
 
 
+@pytest.fixture
+def tiny(tiny_bundles: dict[str, Path]) -> Path:
+    return tiny_bundles["dynamic"]
+
+
 def test_somebody_talks_without_a_pause_and_a_room_is_silent() -> None:
     for audio, asked in ((talking(16000), True), (quiet(16000), False)):
         gate = VoiceGate(16000)
