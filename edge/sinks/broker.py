@@ -75,8 +75,8 @@ class MqttSettings:
             raise SettingsError("a password is given without username; add it")
         for name in ("username", "password", "client_id"):
             value = getattr(self, name)
-            if value is not None and not value.isprintable():
-                raise SettingsError(f"{name} has characters that cannot be printed; leave them out")
+            if value is not None and re.search(r"[\0\ud800-\udfff]", value):  # NUL, and bytes that were no UTF-8
+                raise SettingsError(f"{name} has characters that MQTT cannot send; leave them out")
         if self.ca_file is not None and not self.tls:
             raise SettingsError("ca_file is given, but tls is off; set tls = true")
         if not self.name or not self.name.isprintable() or set("+#/$") & set(self.name):
