@@ -7,7 +7,18 @@ from typing import Any
 
 from serkit.edge.errors import SettingsError
 from serkit.train.recipe import Recipe
-from serkit.train.zoo import SYSTEMS, is_encoded
+from serkit.train.zoo import SYSTEMS, System, is_encoded
+
+
+def system_of(recipe: Recipe) -> System:
+    """The recipe's system.
+
+    Raises:
+        SettingsError: No such system.
+    """
+    if recipe.system not in SYSTEMS:
+        raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[recipe.system]
 
 
 def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
@@ -16,15 +27,14 @@ def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
     Raises:
         SettingsError: No such system, or an option its builder does not take.
     """
-    if recipe.system not in SYSTEMS:
-        raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
+    system = system_of(recipe)
     shape = (recipe.window.input_frames, recipe.frontend.n_features)
-    build = SYSTEMS[recipe.system].build
-    known = [n for n, p in signature(build).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "twin"]
+    options = [(n, p) for f in (system.encoder, system.build) if f for n, p in signature(f).parameters.items()]
+    known = [n for n, p in options if p.kind is p.KEYWORD_ONLY and n != "twin"]
     if unknown := sorted(set(recipe.model) - set(known)):
         raise SettingsError(f"recipe {recipe.name}, [model]: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
     try:
-        model = build(*shape, len(recipe.labels), twin=twin, **recipe.model)
+        model = system.build(*shape, len(recipe.labels), twin=twin, **recipe.model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"recipe {recipe.name}, [model]: {error}") from None
     w = recipe.window

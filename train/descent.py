@@ -38,8 +38,10 @@ def prepare(recipe: Recipe, model: Any, run: RunState) -> None:
     weights = None
     if recipe.teacher.weight:
         labelled = not recipe.teacher.alone
-        loss = {"teacher": imitation_error} | ({"logits": loss} if labelled else {})
-        weights = {"teacher": recipe.teacher.weight} | ({"logits": 1.0} if labelled else {})
+        said = {"teacher": recipe.teacher.weight, "functionals": recipe.teacher.functionals}
+        weights = {what: weight for what, weight in said.items() if weight}
+        loss = dict.fromkeys(weights, imitation_error) | ({"logits": loss} if labelled else {})
+        weights |= {"logits": 1.0} if labelled else {}
         metrics = {"logits": metrics} if labelled else None
     model.compile(
         optimizer=optimizer,

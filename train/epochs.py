@@ -54,8 +54,8 @@ class Epochs:
     def batches(self, epoch: int) -> Iterator[tuple[Array, Targets]]:
         """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``.
 
-        With lessons the targets are ``logits``, these, and ``teacher``, ``(n, n_steps, n_targets)``; from a teacher
-        alone the second only.
+        With lessons the targets are ``logits``, these, and what `serkit.train.teacher.Lessons.targets` says of each
+        window; from a teacher alone the latter only.
         """
         t, order = self.recipe.training, self.order(epoch)
         starts = range(0, len(order), t.batch_size)
@@ -82,7 +82,8 @@ class Epochs:
         smoothed = one_hot * (1 - smoothing) + np.float32(smoothing / n_labels)
         targets: Targets = smoothed
         if self.lessons:
-            targets = {"teacher": np.stack(heard)} | ({} if r.teacher.alone else {"logits": smoothed})
+            targets = {} if r.teacher.alone else {"logits": smoothed}
+            targets |= {what: np.stack([said[what] for said in heard]) for what in heard[0]}
         return normalise(np.stack(windows), r.window), targets
 
 

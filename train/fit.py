@@ -14,7 +14,7 @@ from rich.console import Console
 
 from serkit.edge.errors import CorpusError, SettingsError
 from serkit.train.augment import AugmentSettings
-from serkit.train.build import build_system
+from serkit.train.build import build_system, system_of
 from serkit.train.corpora import read_corpus
 from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
@@ -98,6 +98,9 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         CorpusError: A corpus is missing.
     """
     console = Console(stderr=True)
+    fitted_at_once = system_of(recipe).fit is not None
+    if fitted_at_once:
+        _refuse_what_is_learned_by_descent(recipe)
     run = open_run(recipe, out)
     if run.state.get("finished"):
         console.print(f"{out} is finished; delete it to train again", highlight=False)
@@ -106,9 +109,6 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
 
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
-    fitted_at_once = SYSTEMS[recipe.system].fit is not None
-    if fitted_at_once:
-        _refuse_what_is_learned_by_descent(recipe)
     split = split_for(recipe, data)
     start = _start_of(recipe, split, data, out, cache)
     run.state["start"] = start.name if start else None
@@ -121,7 +121,11 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         run.state["environment"] = environment()
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
-    if not fitted_at_once:
+    if fitted_at_once:
+        if start:
+            begin(model, load_trained(start))
+        _fit_at_once(recipe, model, sides, validation, run)
+    else:
         lessons, learner = {}, model
         if recipe.teacher.weight:
             lessons = lessons_of(recipe, model, split, sides, cache, load_scale(start) if start else None)
@@ -140,8 +144,6 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         descend(recipe, learner, epochs, scores, run, console)
         if recipe.teacher.alone:
             return report_imitation(recipe, learner, sides, run)
-    else:
-        _fit_at_once(recipe, model, sides, validation, run)
     return report(recipe, model, sides, run)
 
 
@@ -151,7 +153,7 @@ def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path |
         path = out.parent / run_name(first)
         if RunState(path).state.get("finished"):
             open_run(first, path)  # refuses another recipe's
-            _refuse_another_layer(recipe, first)
+            _refuse_another_teacher(recipe, first)
         else:
             check_start(recipe, split, data)
             train(first, data, path, cache)
@@ -166,21 +168,30 @@ def check_start(recipe: Recipe, split: Split, data: Path) -> None:
         SettingsError: It does not, or it will.
     """
     for first in lineage(recipe)[1:]:
-        for what in ("system", "frontend"):
-            if getattr(first, what) != getattr(recipe, what):
+        systems = [SYSTEMS[r.system] for r in (recipe, first)]
+        related = systems[0] == systems[1] or (systems[0].encoder and systems[0].encoder is systems[1].encoder)
+        for what, same in (("system", related), ("frontend", first.frontend == recipe.frontend)):
+            if not same:
                 raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
-        _refuse_another_layer(recipe, first)
+        _refuse_another_teacher(recipe, first)
         planned = split_for(first, data)
         _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
 
 
-def _refuse_another_layer(recipe: Recipe, first: Recipe) -> None:
+def _refuse_another_teacher(recipe: Recipe, first: Recipe) -> None:
     """Who goes on learning from the teacher does so in the scale in which ``first`` did."""
     mine, theirs = recipe.teacher, first.teacher
-    if mine.weight and theirs.weight and mine.layer != theirs.layer:
+    if not mine.weight or not theirs.weight:
+        return
+    if mine.layer != theirs.layer:
         raise SettingsError(
             f"recipe {recipe.name} learns layer {mine.layer} of its teacher and would start from {first.name}, which "
             f"learned layer {theirs.layer}; choose one"
+        )
+    if mine.functionals and not theirs.functionals:
+        raise SettingsError(
+            f"recipe {recipe.name} learns functionals of its teacher and would start from {first.name}, which did not; "
+            "give them to both"
         )
 
 
@@ -226,12 +237,15 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
 
 
 def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
-    taught_or_started = recipe.teacher.weight or recipe.start
-    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or taught_or_started:
+    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
         raise SettingsError(
-            f"{recipe.system} is fitted at once: it knows no start, no [augment], no [teacher] and no shares of "
-            "[corpora]"
+            f"{recipe.system} is fitted at once: it knows no [augment], no [teacher] and no shares of [corpora]"
         )
+    encoder = SYSTEMS[recipe.system].encoder
+    if encoder and not recipe.start:
+        raise SettingsError(f"{recipe.system} keeps an encoder as it is; name the recipe that trains it (--start)")
+    if recipe.start and not encoder:
+        raise SettingsError(f"{recipe.system} has no encoder that could start from {recipe.start}; leave start out")
 
 
 def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:

@@ -70,7 +70,8 @@ def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunSta
 
 def report_imitation(recipe: Recipe, learner: Any, sides: dict[str, FeatureSet], run: RunState) -> dict[str, Any]:
     """Of an encoder that names nothing: how well it imitates."""
-    bare = taught(build_system(recipe), learner.output["teacher"].shape[-1], alone=True)
+    sizes = {what: output.shape[-1] for what, output in learner.output.items()}
+    bare = taught(build_system(recipe), sizes, alone=True)
     bare.set_weights(learner.get_weights())
     metrics = _about(recipe, bare, run) | {
         "validation": {"imitated": run.state["best_score"]}, "refused": list(sides["validation"].refused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from serkit.train.features import FeatureSet
 from serkit.train.recipe import Recipe
 from serkit.train.splits import Split
 from serkit.train.teacher import Lessons, Scale, hear, scale_of
+from serkit.train.zoo.layers import Functionals
 
 #: The figures that pick an epoch, by name.
 Scores = Callable[[], dict[str, float]]
@@ -24,10 +25,10 @@ Scores = Callable[[], dict[str, float]]
 
 @keras.saving.register_keras_serializable("serkit")  # type: ignore[untyped-decorator]
 def imitation_error(said: Any, predicted: Any) -> Any:
-    """Mean squared error over what is known of the teacher's frames.
+    """Mean squared error over what is known of what the teacher says.
 
     Args:
-        said: By the teacher, ``(batch, n_steps, d)``; NaN where it heard nothing.
+        said: By the teacher, ``(batch, ..., d)``; NaN where it heard nothing.
         predicted: By the student, same shape.
 
     Returns:
@@ -35,8 +36,9 @@ def imitation_error(said: Any, predicted: Any) -> Any:
     """
     known = ops.isfinite(said)
     errors = ops.square(ops.where(known, said, predicted) - predicted)
-    n = ops.sum(ops.cast(known, errors.dtype), axis=(1, 2))
-    return ops.sum(errors, axis=(1, 2)) / ops.maximum(n, 1.0)
+    axes = tuple(range(1, len(errors.shape)))
+    n = ops.sum(ops.cast(known, errors.dtype), axis=axes)
+    return ops.sum(errors, axis=axes) / ops.maximum(n, 1.0)
 
 
 def n_steps(model: Any) -> int:
@@ -50,13 +52,23 @@ def n_steps(model: Any) -> int:
     return int(model.get_layer("encode").output.shape[1])
 
 
-def taught(model: Any, n_targets: int, *, alone: bool = False) -> Any:
-    """The same network with another output, ``teacher``, linear in its encoder's features; ``alone``, with that only.
+def taught(model: Any, n_targets: Mapping[str, int], *, alone: bool = False) -> Any:
+    """The same network with what its teacher says as further outputs; ``alone``, with those only.
 
-    The layers are shared: training one trains the other.
+    ``teacher`` is linear in its encoder's features, ``functionals`` in their mean and deviation over the window. The
+    layers are shared: training one trains the other.
+
+    Args:
+        model: The network.
+        n_targets: How many values there are of each of these.
+        alone: Leave the logits out.
     """
     features = model.get_layer("encode")(model.input)
-    outputs = {"teacher": layers.Dense(n_targets, name="teacher")(features)}
+    of = {"teacher": features}
+    if "functionals" in n_targets:
+        over_time = Functionals(("mean", "deviation"), name="over_time")(features)
+        of["functionals"] = layers.BatchNormalization(name="norm_taught")(over_time)
+    outputs = {what: layers.Dense(n, name=what)(of[what]) for what, n in n_targets.items()}
     if not alone:
         outputs["logits"] = model.get_layer("classify")(features)
     return keras.Model(model.input, outputs, name=f"{model.name}_taught")
@@ -85,8 +97,9 @@ def begin(learner: Any, trained: Any) -> None:
             f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system, "
             "[model] and [window]"
         )
-    if "teacher" in mine and "teacher" in theirs:
-        mine["teacher"].set_weights(theirs["teacher"].get_weights())
+    for name in ("teacher", "norm_taught", "functionals"):
+        if name in mine and name in theirs:
+            mine[name].set_weights(theirs[name].get_weights())
 
 
 def lessons_of(
@@ -99,13 +112,16 @@ def lessons_of(
 ) -> dict[str, Lessons]:
     """The teacher's, for the training and the validation side; in the scale of the first, unless another is given."""
     heard = hear(list(dict.fromkeys([*split.train, *split.validation, *split.test])), recipe.teacher, cache)
-    scale = scale or scale_of(heard.select(sides["train"].utterances))
-    about = recipe.frontend, recipe.window, n_steps(model)
-    return {s: Lessons(heard.select(sides[s].utterances), scale, *about) for s in ("train", "validation")}
+    scale = scale or scale_of(heard.select(sides["train"].utterances), recipe.teacher)
+    about = recipe.teacher, scale, recipe.frontend, recipe.window, n_steps(model)
+    return {s: Lessons(heard.select(sides[s].utterances), *about) for s in ("train", "validation")}
 
 
 def imitation_scores(recipe: Recipe, learner: Any, side: FeatureSet, lessons: Lessons) -> Scores:
-    """How much of the teacher's variance is said rightly, over the first window of each utterance's speech."""
+    """How much of the teacher's variance is said rightly, over the first window of each utterance's speech.
+
+    ``imitated`` is that of the frames; where functionals are learned too, the mean of both, which are told as well.
+    """
     r, nothing = recipe, AugmentSettings()
     windows, said = [], []
     for row, stored in enumerate(side.frames):
@@ -114,10 +130,15 @@ def imitation_scores(recipe: Recipe, learner: Any, side: FeatureSet, lessons: Le
         rng = np.random.default_rng(0)
         windows.append(augmented_window(frames, cut, r.window, nothing, r.frontend, (), rng))
         said.append(lessons.targets(row, cut))
-    inputs, targets = normalise(np.stack(windows), r.window), np.stack(said)
+    inputs = normalise(np.stack(windows), r.window)
+    targets = {what: np.stack([each[what] for each in said]) for what in lessons.n_targets}
 
     def scores() -> dict[str, float]:
-        predicted = learner.predict(inputs, batch_size=64, verbose=0)["teacher"]
-        return {"imitated": round(1 - float(np.nanmean((predicted - targets) ** 2)), 4)}
+        predicted = learner.predict(inputs, batch_size=64, verbose=0)
+        said = {what: 1 - float(np.nanmean((predicted[what] - targets[what]) ** 2)) for what in targets}
+        shares = {"imitated": float(np.mean(list(said.values())))}
+        if "functionals" in said:
+            shares |= {"imitated_frames": said["teacher"], "imitated_functionals": said["functionals"]}
+        return {what: round(share, 4) for what, share in shares.items()}
 
     return scores

@@ -30,42 +30,88 @@ from serkit.train.recipe import Recipe, lineage, override, read_recipe
 from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
 from serkit.train.splits import Split
 from serkit.train.student import begin, imitation_error, n_steps, taught
-from serkit.train.teacher import HOP_LENGTH, SAMPLE_RATE, Lessons, TeacherSettings, hear, hidden_layer, scale_of
+from serkit.train.teacher import (
+    FUNCTIONAL_LAYERS,
+    HOP_LENGTH,
+    N_VALUES,
+    SAMPLE_RATE,
+    Lessons,
+    TeacherSettings,
+    functionals_of,
+    hear,
+    hidden_layers,
+    scale_of,
+)
 
 
 @pytest.fixture
 def recipe(tiny_recipe: Path) -> Recipe:
-    return replace(read_recipe(tiny_recipe), teacher=TeacherSettings(weight=1.0))
+    return replace(read_recipe(tiny_recipe), teacher=TeacherSettings(weight=1.0, functionals=1.0))
 
 
 @pytest.fixture
 def imitation(tiny_recipe: Path, tmp_path: Path) -> Path:
     """The recipe of an encoder that imitates alone and hears nobody of ship-test."""
     path = tmp_path / "imitation.toml"
-    path.write_text(tiny_recipe.read_text() + 'monitor = "imitated"\n[teacher]\nweight = 1.0\nalone = true\n')
+    lines = ['monitor = "imitated"', "[teacher]", "weight = 1.0", "functionals = 1.0", "alone = true", ""]
+    path.write_text(tiny_recipe.read_text() + "\n".join(lines))
     return path
 
 
 def test_targets_are_what_was_heard_at_each_step() -> None:
-    ramp = [np.repeat(np.arange(100.0) + shift, 3).reshape(100, 3).astype(np.float16) for shift in (0, 10, 30)]
+    ramp = [np.tile((np.arange(100.0) + s)[:, None], N_VALUES).astype(np.float16) for s in (0, 10, 30)]
     heard = FeatureSet((), tuple(ramp), ())
-    scale = scale_of(heard)
+    scale = scale_of(heard, TeacherSettings(weight=1.0))
     every = np.concatenate([np.arange(100.0) + shift for shift in (0, 10, 30)])
     assert scale.mean == pytest.approx(every.mean(), abs=1e-3)
     assert scale.deviation == pytest.approx(every.std(), abs=0.01)
     window = WindowSettings(n_frames=48, hop_frames=12, context_frames=20)
     for padding, ahead in (("none", 200), ("center", 0)):  # samples from a frame's beginning to its middle
-        lessons = Lessons(heard, scale, FrontendSettings(padding=padding), window, n_steps=12)
-        said = lessons.targets(1, Cut(start=100.0, rate=1.5)) * scale.deviation + scale.mean
-        assert said.shape == (12, lessons.n_targets) == (12, 3)
+        lessons = Lessons(heard, TeacherSettings(weight=1.0), scale, FrontendSettings(padding=padding), window, 12)
+        (said,) = lessons.targets(1, Cut(start=100.0, rate=1.5)).values()
+        said = said * scale.deviation + scale.mean
+        assert said.shape == (12, *lessons.n_targets.values()) == (12, N_VALUES)
         middles = 100 + 1.5 * (1.5 + 4 * np.arange(12))  # frames of the recording, 10 ms each
         expected = 10 + (middles * 160 + ahead - 447) / HOP_LENGTH
         assert np.allclose(said[:, 0], expected, atol=1e-3)
-    before = lessons.targets(0, Cut(start=-24.0, rate=1.0))
+    before = lessons.targets(0, Cut(start=-24.0, rate=1.0))["teacher"]
     known = np.isfinite(before).all(axis=1)
     assert not np.isfinite(before[:6]).any()
     assert known[8:].all()
-    assert not np.isfinite(lessons.targets(0, Cut(start=1e6, rate=1.0))).any()
+    assert not np.isfinite(lessons.targets(0, Cut(start=1e6, rate=1.0))["teacher"]).any()
+
+
+def test_functionals_are_of_what_was_heard_in_the_window(rng: np.random.Generator) -> None:
+    settings = TeacherSettings(weight=1.0, layer=2, functionals=0.5)
+    assert settings.layers == (2, 1, 3)
+    heard = FeatureSet((), tuple(rng.normal(size=(n, 3 * N_VALUES)).astype(np.float16) for n in (100, 60, 80)), ())
+    scale = scale_of(heard, settings)
+    window = WindowSettings(n_frames=96, hop_frames=24)
+    lessons = Lessons(heard, settings, scale, FrontendSettings(padding="center"), window, n_steps=24)
+    cut = Cut(start=20.0, rate=1.25)  # seconds 0.2 to 1.4 of the recording
+    said = lessons.targets(0, cut)
+    assert {what: value.shape[-1] for what, value in said.items()} == lessons.n_targets
+    low, high = (round((s * SAMPLE_RATE - 447) / HOP_LENGTH) for s in (0.2, 1.4))
+    inside = heard.frames[0][low:high].astype(float)
+    blocks = dict(zip(settings.layers, np.split(inside, 3, axis=1), strict=True))
+    of = np.concatenate([blocks[layer] for layer in FUNCTIONAL_LAYERS], axis=1)
+    mean, deviation = scale.functionals
+    found = said["functionals"] * deviation + mean
+    assert np.allclose(found, np.concatenate([of.mean(axis=0), np.log(of.std(axis=0) + 0.01)]), atol=1e-3)
+    every = [functionals_of(f.astype(np.float32), settings) for f in heard.frames]
+    assert mean == pytest.approx(np.mean(every, axis=0), abs=1e-4)
+    assert np.isnan(lessons.targets(1, Cut(start=150.0, rate=1.0))["functionals"]).all()
+    alone = lessons.targets(0, cut)["teacher"]
+    frames_only = TeacherSettings(weight=1.0, layer=2)
+    lessons = Lessons(heard, frames_only, scale, FrontendSettings(padding="center"), window, n_steps=24)
+    assert np.array_equal(lessons.targets(0, cut)["teacher"], alone, equal_nan=True)
+
+
+def test_a_scale_without_functionals_is_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "scale.npz", mean=np.zeros(3), deviation=np.ones(3))  # before they were known
+    scale = load_scale(tmp_path)
+    assert scale is not None
+    assert scale.functionals.shape == (2, 0)
 
 
 def test_what_is_not_known_is_no_error() -> None:
@@ -74,22 +120,25 @@ def test_what_is_not_known_is_no_error() -> None:
     predicted = np.ones((3, 4, 2), np.float32)
     predicted[0, 0] = 3.0
     assert np.asarray(imitation_error(said, predicted)).tolist() == [5.0, 0.0, 1.0]
+    assert np.asarray(imitation_error(said[:, 0], predicted[:, 0])).tolist() == [9.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["serkit-cnn", "serkit-ravdess"])
 @pytest.mark.parametrize("alone", [True, False])
 def test_the_student_learns_as_it_is_taught(name: str, alone: bool) -> None:
     model = build_system(read_recipe(name))
-    learner = taught(model, 10, alone=alone)
+    learner = taught(model, {"teacher": 10, "functionals": 6}, alone=alone)
     x = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     said = learner.predict(x, verbose=0)
-    assert set(said) == {"teacher"} | (set() if alone else {"logits"})
+    assert set(said) == {"teacher", "functionals"} | (set() if alone else {"logits"})
     assert said["teacher"].shape == (4, n_steps(model), 10)
+    assert said["functionals"].shape == (4, 6)
     if not alone:
         assert np.allclose(said["logits"], model.predict(x, verbose=0), atol=1e-5)
-    learner.compile("sgd", loss={"teacher": imitation_error} | ({} if alone else {"logits": "mse"}))
+    losses = {"teacher": imitation_error, "functionals": imitation_error} | ({} if alone else {"logits": "mse"})
+    learner.compile("sgd", loss=losses)
     targets = {key: np.ones_like(value) for key, value in said.items()}
-    targets["teacher"][:, ::2] = np.nan
+    targets["teacher"][:, ::2] = targets["functionals"][1] = np.nan
     convolution = model.get_layer("encode").get_layer("conv1")
     before = convolution.get_weights()[0]
     assert np.isfinite(learner.train_on_batch(x, targets)).all()
@@ -104,12 +153,14 @@ def test_a_network_without_an_encoder_cannot_be_taught() -> None:
 
 def test_an_encoder_and_what_it_says_are_taken_over() -> None:
     recipe = read_recipe("serkit-ravdess")
-    first = taught(build_system(recipe), 10, alone=True)
+    sizes = {"teacher": 10, "functionals": 6}
+    first = taught(build_system(recipe), sizes, alone=True)
     model = build_system(recipe)
-    learner = taught(model, 10)
+    learner = taught(model, sizes)
     begin(learner, first)
     x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype(np.float32)
-    assert np.allclose(learner.predict(x, verbose=0)["teacher"], first.predict(x, verbose=0)["teacher"], atol=1e-5)
+    mine, theirs = (m.predict(x, verbose=0) for m in (learner, first))
+    assert all(np.allclose(mine[what], theirs[what], atol=1e-5) for what in sizes)
     begin(build_system(recipe), first)  # and of one that learns from nobody, the encoder alone
     swapped = replace(recipe, model={"dilations": [4, 2, 2, 1, 1]})  # as many weights of the same shapes
     for other in (read_recipe("serkit-cnn"), read_recipe("r1"), swapped):
@@ -129,19 +180,21 @@ def test_what_a_run_starts_from_counts_as_heard() -> None:
 
 
 def test_the_teacher_hears_frames_and_no_end_of_a_recording_is_too_short(speech: np.ndarray) -> None:
-    listen = hidden_layer(2)
+    listen = hidden_layers((2,))
     frames = listen(speech)
     assert frames.dtype == np.float16
     assert frames.shape == ((len(speech) - 895) // HOP_LENGTH + 1, 288)
     assert np.array_equal(listen(speech), frames)
-    assert not np.allclose(hidden_layer(1)(speech), frames, atol=0.1)
-    assert len(hidden_layer(2)(speech[:100])) == (SAMPLE_RATE // 2 - 895) // HOP_LENGTH + 1
+    both = hidden_layers((1, 2))(speech)
+    assert np.allclose(both[:, N_VALUES:], frames, atol=1e-2)
+    assert not np.allclose(both[:, :N_VALUES], frames, atol=0.1)
+    assert len(hidden_layers((2,))(speech[:100])) == (SAMPLE_RATE // 2 - 895) // HOP_LENGTH + 1
 
 
 def test_without_the_teacher_the_cache_is_enough(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     utterances = read_corpus("ravdess", corpus)[:3]
     first = hear(utterances, TeacherSettings(), tmp_path)
-    hidden_layer.cache_clear()
+    hidden_layers.cache_clear()
     monkeypatch.setattr(teacher, "find_spec", lambda name: None)
     again = hear(utterances, TeacherSettings(), tmp_path)
     assert all(np.array_equal(a, b) for a, b in zip(first.frames, again.frames, strict=True))
@@ -151,7 +204,13 @@ def test_without_the_teacher_the_cache_is_enough(corpus: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"weight": -1}, "weight is -1"), ({"layer": 5}, "are 0 to 4"), ({"alone": True}, "that learns nothing")],
+    [
+        ({"weight": -1}, "weight is -1"),
+        ({"functionals": float("nan")}, "functionals is nan"),
+        ({"functionals": 1.0}, "functionals go with frames: give weight more than 0"),
+        ({"layer": 5}, "are 0 to 4"),
+        ({"alone": True}, "that learns nothing"),
+    ],
 )
 def test_settings_out_of_range_are_named(values: dict[str, float], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -179,6 +238,10 @@ def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monke
         (
             {"teacher": TeacherSettings(weight=0.2, layer=2)},
             "layer 2 .* from imitate, which learned layer 1; choose one",
+        ),
+        (
+            {"teacher": TeacherSettings(weight=0.2, functionals=0.2)},
+            "learns functionals of its teacher and would start from imitate, which did not; give them to both",
         ),
     ],
 )
@@ -238,8 +301,13 @@ def test_a_run_starts_from_an_encoder_that_imitates(
     with pytest.raises(SerkitError, match="it imitates a teacher and names no emotion; train a recipe that starts"):
         load_run(first)
 
-    assert load_scale(first) is not None
+    scale = load_scale(first)
+    assert scale is not None
     assert load_scale(runs / "run") is None  # which has no teacher itself
+    train(replace(recipe, teacher=TeacherSettings(weight=0.2, functionals=0.2)), corpus, runs / "on")
+    goes_on = load_scale(runs / "on")
+    assert goes_on is not None
+    assert all(np.array_equal(a, b) for a, b in zip(goes_on, scale, strict=True))
     with pytest.raises(SettingsError, match=r"learns layer 2 .* which learned layer 1; choose one"):
         train(replace(recipe, teacher=TeacherSettings(weight=0.2, layer=2)), corpus, runs / "another layer")
     shutil.copytree(runs / "run", runs / "other")
@@ -276,5 +344,9 @@ def test_a_run_starts_from_an_encoder_that_imitates(
 
 def test_what_is_fitted_at_once_has_no_teacher(corpus: Path, tmp_path: Path) -> None:
     svm = replace(read_recipe("svm"), teacher=TeacherSettings(weight=1.0))
-    with pytest.raises(SettingsError, match=r"knows no start, no \[augment\], no \[teacher\]"):
+    with pytest.raises(SettingsError, match=r"fitted at once: it knows no \[augment\], no \[teacher\]"):
         train(svm, corpus, tmp_path / "run")
+    with pytest.raises(SettingsError, match="svm has no encoder that could start from imitate; leave start out"):
+        train(replace(read_recipe("svm"), start="imitate"), corpus, tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"keeps an encoder as it is; name the recipe that trains it \(--start\)"):
+        train(replace(read_recipe("tdnn"), start=None), corpus, tmp_path / "run")

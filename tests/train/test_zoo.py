@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slow
 PARAMETERS = {
     "cnn": 328_408,
     "imitate": 419_658,
+    "imitate-functionals": 419_658,
+    "imitate-functionals-ravdess": 419_658,
     "imitate-ravdess": 419_658,
     "imitate-ship": 419_658,
     "imitate-tiny": 102_658,
@@ -43,6 +45,7 @@ PARAMETERS = {
     "serkit-tiny-ravdess": 102_345,
     "svm": 3_208,
     "svm-cross": 2_245,
+    "tdnn": 340_616,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from serkit.train.zoo import (
     causal_cnn_bilstm,
+    causal_tdnn,
     causal_tdnn_bilstm,
     cnn,
     cnn_bilstm,
@@ -36,15 +37,19 @@ class System:
     Attributes:
         build: The builder.
         fit: Finds the weights of a model that is not trained by gradient descent; see `serkit.train.zoo.svm.fit`.
+        encoder: What builds its part ``encode``, where systems share one: these may start from each other, and its
+            options are theirs.
     """
 
     build: Callable[..., Any]
     fit: Callable[..., dict[str, Any]] | None = None
+    encoder: Callable[..., Any] | None = None
 
 
 SYSTEMS: dict[str, System] = {
     "causal-cnn-bilstm": System(causal_cnn_bilstm.build),
-    "causal-tdnn-bilstm": System(causal_tdnn_bilstm.build),
+    "causal-tdnn": System(causal_tdnn.build, causal_tdnn.fit, causal_tdnn.encoder),
+    "causal-tdnn-bilstm": System(causal_tdnn_bilstm.build, encoder=causal_tdnn.encoder),
     "r1-cnn-bilstm": System(cnn_bilstm.build),
     "cnn": System(cnn.build),
     "lstm": System(lstm.build),

@@ -1,29 +1,18 @@
-"""A causal TDNN-BiLSTM: whole spectra over time instead of patches of them, made to be heard every hop.
+"""A causal TDNN-BiLSTM: the encoder of `serkit.train.zoo.causal_tdnn`, learned from labels too.
 
-`serkit.train.zoo.causal_cnn_bilstm` looks at patches of the log-mel picture and learns from labels. This one looks at
-whole spectra, as networks for speech recognition do, is six times quicker to train, and wide enough to take over what
-such a network hears (`serkit.train.teacher`):
-
-- *Level*: as there, each frame is measured against the loudest band of the frames before it.
-- *Stem*: two convolutions over time with strides, to a step every ``prod(strides)`` frames.
-- *TDNN-F blocks* (Povey et al. 2018, *Semi-orthogonal low-rank matrix factorization for deep neural networks*):
-  a convolution of two steps ``dilation`` apart, factorised into a narrow linear one and a wide one; batch
-  normalisation, ReLU, and two thirds of the block's input added. The constraint to semi-orthogonal factors is left out.
-- *Classifier*: mean and mean absolute deviation of each feature over the window's steps, beside attention and maximum
-  over a BiLSTM that hears them ``pool`` at a time.
+Its classifier: mean and mean absolute deviation of each feature over the window's steps, beside attention and maximum
+over a BiLSTM that hears them ``pool`` at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import layers
 
-from serkit.train.zoo.layers import Functionals, attention_pool, check_window, relative_level
-
-_BYPASS = 0.66
+from serkit.train.zoo.causal_tdnn import encoder
+from serkit.train.zoo.layers import Functionals, attention_pool
 
 
 def build(
@@ -32,38 +21,26 @@ def build(
     n_labels: int,
     *,
     twin: bool = False,
-    level_frames: int = 128,
-    filters: Sequence[int] = (96, 192),
-    kernels: Sequence[int] = (5, 3),
-    strides: Sequence[int] = (2, 2),
-    bottleneck: int = 64,
-    dilations: Sequence[int] = (1, 1, 2, 2, 4),
     pool: int = 4,
     project: int = 48,
     lstm_units: int = 64,
     dropout: float = 0.2,
     dense_dropout: float = 0.3,
+    **options: Any,
 ) -> Any:
     """Build the network.
 
     Args:
-        n_frames: The context (`serkit.train.zoo.layers.causal_context`) and the frames of one window, a multiple of
-            ``prod(strides)``.
+        n_frames: As the encoder's, `serkit.train.zoo.causal_tdnn.encoder`.
         n_features: Mel bands.
         n_labels: Emotions.
-        twin: Build what is converted: convolutions over time and one band, for the converter puts each Conv1D between
-            two operators that reshape.
-        level_frames: How many earlier frames set the level.
-        filters: Filters of the stem's convolutions; the last is the width of the blocks.
-        kernels: Their lengths, frames or steps.
-        strides: Their strides.
-        bottleneck: Width of each block's narrow half.
-        dilations: Of each block's two convolutions, steps.
+        twin: As the encoder's.
         pool: Steps of the encoder that the BiLSTM hears as one.
         project: Width of what it hears.
         lstm_units: Units of each LSTM direction.
         dropout: Rate around the BiLSTM.
         dense_dropout: Rate before the logits.
+        options: The encoder's.
 
     Raises:
         ValueError: The window does not divide into steps.
@@ -72,32 +49,9 @@ def build(
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``encode`` and
         ``classify``.
     """
-    check_window(n_frames, level_frames, filters, kernels, strides, 2 * sum(dilations))
+    encode = encoder(n_frames, n_features, twin=twin, **options)
     inputs = keras.Input((n_frames, n_features), name="log_mel")
-    x = relative_level(inputs, level_frames)
-    if twin:
-        x = layers.Reshape((x.shape[1], 1, n_features))(x)
-
-    def convolution(n: int, kernel: int, name: str, *, stride: int = 1, dilation: int = 1) -> Any:
-        if twin:
-            options = {"strides": (stride, 1), "dilation_rate": (dilation, 1)}
-            return layers.Conv2D(n, (kernel, 1), use_bias=False, name=name, **options)
-        return layers.Conv1D(n, kernel, strides=stride, dilation_rate=dilation, use_bias=False, name=name)
-
-    for i, (n_filters, kernel, stride) in enumerate(zip(filters, kernels, strides, strict=True)):
-        x = convolution(n_filters, kernel, f"conv{i + 1}", stride=stride)(x)
-        x = layers.ReLU()(layers.BatchNormalization(name=f"norm{i + 1}")(x))
-    for i, dilation in enumerate(dilations):
-        y = convolution(bottleneck, 2, f"narrow{i + 1}", dilation=dilation)(x)
-        y = convolution(filters[-1], 2, f"wide{i + 1}", dilation=dilation)(y)
-        y = layers.ReLU()(layers.BatchNormalization(name=f"norm_wide{i + 1}")(y))
-        past = layers.Cropping2D(((2 * dilation, 0), (0, 0))) if twin else layers.Cropping1D((2 * dilation, 0))
-        x = layers.Add()([layers.Rescaling(_BYPASS)(past(x)), y])
-    if twin:
-        x = layers.Reshape((x.shape[1], filters[-1]))(x)
-    encode = keras.Model(inputs, x, name="encode")
-
-    heard = keras.Input(x.shape[1:], name="features")
+    heard = keras.Input(encode.output.shape[1:], name="features")
     whole = layers.BatchNormalization(name="norm_functionals")(Functionals(("mean", "deviation"))(heard))
     x = layers.AveragePooling1D(pool, padding="same")(layers.Dropout(dropout)(heard))
     x = layers.Dense(project, use_bias=False, name="project")(x)

@@ -1,0 +1,67 @@
+"""A linear classifier of functionals as layers of a network, its weights found at once by scikit-learn.
+
+The functionals are standardised and clipped at four deviations. Without the clip the converter would fold the
+standardisation into the weights, whose single int8 scale then loses most of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers
+
+_CLIP = 4.0  # standard deviations
+
+
+def linear(functionals: Any, n_labels: int) -> Any:
+    """Standardisation, clip and decision function, ``(batch, d)`` to ``(batch, n_labels)``, their weights unknown."""
+    x = layers.BatchNormalization(epsilon=1e-6, center=False, scale=False, name="standardise")(functionals)
+    x = layers.Activation("hard_tanh")(layers.Rescaling(1 / _CLIP)(x))
+    return layers.Dense(n_labels, name="logits")(x)
+
+
+def fit_linear(
+    model: Any,
+    inputs: npt.NDArray[np.float32],
+    truth: npt.NDArray[np.intp],
+    classifier: Callable[[float], Any],
+    penalties: Sequence[float],
+    validation_score: Callable[[], float],
+) -> dict[str, Any]:
+    """Fit in place what `linear` made.
+
+    Args:
+        model: Any network that ends in it.
+        inputs: Its inputs, ``(n, ...)``.
+        truth: Index of each one's label, ``(n,)``.
+        classifier: An unfitted linear classifier of scikit-learn for a penalty.
+        penalties: From which the validation side chooses.
+        validation_score: Of the network as it stands.
+
+    Returns:
+        The chosen penalty ``C`` and its validation score.
+    """
+    standardise, decide = model.get_layer("standardise"), model.get_layer("logits")
+    functionals = keras.Model(model.input, standardise.input)
+    x = np.asarray(functionals.predict(inputs, batch_size=256, verbose=0))
+    standardise.set_weights([x.mean(axis=0), x.var(axis=0)])
+    x = np.clip((x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6) / _CLIP, -1, 1)
+    best: dict[str, Any] = {"score": -1.0}
+    for penalty in penalties:
+        machine = classifier(penalty).fit(x, truth)
+        # Two labels share one hyperplane; a label absent from training is never the answer.
+        rows = machine.coef_ if len(machine.classes_) > 2 else np.concatenate([-machine.coef_, machine.coef_])
+        offsets = machine.intercept_ if len(rows) == len(machine.intercept_) else np.r_[-1, 1] * machine.intercept_
+        kernel, bias = (np.zeros_like(w) for w in decide.get_weights())
+        bias -= 10.0
+        kernel[:, machine.classes_], bias[machine.classes_] = rows.T, offsets
+        decide.set_weights([kernel, bias])
+        score = validation_score()
+        if score > best["score"]:
+            best = {"score": score, "C": penalty, "weights": [kernel, bias]}
+    decide.set_weights(best.pop("weights"))
+    return best
