@@ -29,7 +29,7 @@ def fit_linear(
     inputs: npt.NDArray[np.float32],
     truth: npt.NDArray[np.intp],
     classifier: Callable[[float], Any],
-    penalties: Sequence[float],
+    candidates: dict[str, Sequence[float]],
     validation_score: Callable[[], float],
 ) -> dict[str, Any]:
     """Fit in place what `linear` made.
@@ -38,12 +38,12 @@ def fit_linear(
         model: Any network that ends in it.
         inputs: Its inputs, ``(n, ...)``.
         truth: Index of each one's label, ``(n,)``.
-        classifier: An unfitted linear classifier of scikit-learn for a penalty.
-        penalties: From which the validation side chooses.
+        classifier: An unfitted linear classifier of scikit-learn for a value of its option.
+        candidates: The option's name and the values from which the validation side chooses.
         validation_score: Of the network as it stands.
 
     Returns:
-        The chosen penalty ``C`` and its validation score.
+        The chosen value, by the option's name, and its validation ``score``.
     """
     standardise, decide = model.get_layer("standardise"), model.get_layer("logits")
     functionals = keras.Model(model.input, standardise.input)
@@ -51,8 +51,9 @@ def fit_linear(
     standardise.set_weights([x.mean(axis=0), x.var(axis=0)])
     x = np.clip((x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6) / _CLIP, -1, 1)
     best: dict[str, Any] = {"score": -1.0}
-    for penalty in penalties:
-        machine = classifier(penalty).fit(x, truth)
+    [(option, values)] = candidates.items()
+    for value in values:
+        machine = classifier(value).fit(x, truth)
         # Two labels share one hyperplane; a label absent from training is never the answer.
         rows = machine.coef_ if len(machine.classes_) > 2 else np.concatenate([-machine.coef_, machine.coef_])
         offsets = machine.intercept_ if len(rows) == len(machine.intercept_) else np.r_[-1, 1] * machine.intercept_
@@ -62,6 +63,6 @@ def fit_linear(
         decide.set_weights([kernel, bias])
         score = validation_score()
         if score > best["score"]:
-            best = {"score": score, "C": penalty, "weights": [kernel, bias]}
+            best = {"score": score, option: value, "weights": [kernel, bias]}
     decide.set_weights(best.pop("weights"))
     return best

@@ -55,4 +55,4 @@ def fit(
     def machine(penalty: float) -> Any:
         return LinearSVC(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed)
 
-    return fit_linear(model, windows, truth, machine, PENALTIES, validation_score)
+    return fit_linear(model, windows, truth, machine, {"C": PENALTIES}, validation_score)
