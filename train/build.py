@@ -6,6 +6,7 @@ from inspect import signature
 from typing import Any
 
 from serkit.edge.errors import SettingsError
+from serkit.train.augment import AugmentSettings
 from serkit.train.recipe import Recipe
 from serkit.train.zoo import SYSTEMS, System, is_encoded
 
@@ -19,6 +20,11 @@ def system_of(recipe: Recipe) -> System:
     if recipe.system not in SYSTEMS:
         raise SettingsError(f"no system {recipe.system!r}; choose one of {', '.join(SYSTEMS)}")
     return SYSTEMS[recipe.system]
+
+
+def draws_epochs(recipe: Recipe) -> bool:
+    """Whether windows are drawn from recordings, epoch by epoch; else they are those that the device cuts, once."""
+    return system_of(recipe).fit is None or recipe.augment != AugmentSettings()
 
 
 def build_system(recipe: Recipe, *, twin: bool = False) -> Any:

@@ -100,11 +100,11 @@ def train(
       serkit train r1 --protocol speaker-independent --fold 3 --data ~/corpora --out runs/r1-fold3
     """
     prepare_keras(backend)
+    from serkit.train.build import draws_epochs
     from serkit.train.fit import train as run
     from serkit.train.parallel import use_all_devices
     from serkit.train.recipe import override, read_recipe
     from serkit.train.runs import run_name
-    from serkit.train.zoo import SYSTEMS
 
     if data_parallel:
         use_all_devices()
@@ -116,7 +116,7 @@ def train(
         split={"protocol": protocol, "fold": fold},
         training={"seed": seed, "epochs": epochs},
     )
-    if epochs is not None and chosen.system in SYSTEMS and SYSTEMS[chosen.system].fit is not None:
+    if epochs is not None and not draws_epochs(chosen):
         raise click.UsageError(f"{recipe} is fitted at once, without epochs; leave --epochs out")
     s = chosen.split
     out = out or Path("runs") / run_name(chosen)

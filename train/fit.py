@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 
 from serkit.edge.errors import CorpusError, SettingsError
-from serkit.train.augment import AugmentSettings
-from serkit.train.build import build_system, system_of
+from serkit.train.build import build_system, draws_epochs, system_of
 from serkit.train.corpora import read_corpus
 from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
-from serkit.train.epochs import Epochs
+from serkit.train.epochs import Array, Epochs
 from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import score
 from serkit.train.noises import noise_library
@@ -121,10 +121,14 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         run.state["environment"] = environment()
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
+    if fitted_at_once and start:
+        begin(model, load_trained(start))
+    noises: Sequence[Array] = ()
+    if recipe.augment.noise_probability:
+        kinds, longest = recipe.augment.noise_kinds, recipe.window.input_frames
+        noises = noise_library(kinds, recipe.frontend, data, longest, sides["train"].frames)
     if fitted_at_once:
-        if start:
-            begin(model, load_trained(start))
-        _fit_at_once(recipe, model, sides, validation, run)
+        _fit_at_once(recipe, model, sides, validation, noises, run)
     else:
         lessons, learner = {}, model
         if recipe.teacher.weight:
@@ -133,8 +137,6 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
             learner = taught(model, lessons["train"].n_targets, alone=recipe.teacher.alone)
         if start:
             begin(learner, load_trained(start))
-        kinds = recipe.augment.noise_kinds if recipe.augment.noise_probability else ()
-        noises = noise_library(kinds, recipe.frontend, data, recipe.window.input_frames, sides["train"].frames)
         epochs = Epochs(recipe, sides["train"], noises, lessons.get("train"))
         prepare(recipe, learner, run)
         if recipe.teacher.alone:
@@ -237,10 +239,8 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
 
 
 def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
-    if recipe.augment != AugmentSettings() or set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
-        raise SettingsError(
-            f"{recipe.system} is fitted at once: it knows no [augment], no [teacher] and no shares of [corpora]"
-        )
+    if set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
+        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [teacher] and no shares of [corpora]")
     encoder = SYSTEMS[recipe.system].encoder
     if encoder and not recipe.start:
         raise SettingsError(f"{recipe.system} keeps an encoder as it is; name the recipe that trains it (--start)")
@@ -248,17 +248,41 @@ def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
         raise SettingsError(f"{recipe.system} has no encoder that could start from {recipe.start}; leave start out")
 
 
-def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows, run: RunState) -> None:
-    """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
+def _fit_at_once(
+    recipe: Recipe,
+    model: Any,
+    sides: dict[str, FeatureSet],
+    validation: Windows,
+    noises: Sequence[Array],
+    run: RunState,
+) -> None:
+    """Systems that are not trained by descent: one fit on the training side's windows.
+
+    These are cut as on the device; where the recipe has [augment], ``epochs`` times as many are drawn beside them.
+    """
     fit = SYSTEMS[recipe.system].fit
     assert fit is not None
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
     truth = np.array([recipe.labels.index(train_side.utterances[i].emotion) for i in windows.owner])
+    starts = range(0, len(truth), t.batch_size)
+    epochs = Epochs(recipe, train_side, noises)
+    n_drawn = t.epochs if draws_epochs(recipe) else 0
+
+    def batches() -> Iterator[tuple[Any, Any]]:
+        for i in starts:
+            yield windows.inputs[i : i + t.batch_size], truth[i : i + t.batch_size]
+        for epoch in range(n_drawn):
+            for inputs, targets in epochs.batches(epoch):
+                assert isinstance(targets, np.ndarray)  # nobody teaches here
+                yield inputs, np.argmax(targets, axis=1)
+
+    n = len(starts) + n_drawn * -(-len(epochs.order(0)) // t.batch_size)
+    shown = track(batches(), "windows", total=n, console=Console(stderr=True), transient=True)
 
     def validation_score() -> float:
         return float(_validation_figures(recipe, model, sides["validation"], validation)[t.monitor])
 
-    run.state["fit"] = fit(model, windows.inputs, truth, validation_score, t.seed)
+    run.state["fit"] = fit(model, shown, validation_score, t.seed)
     run.state.update(epoch=1, best_epoch=0, best_score=run.state["fit"]["score"], seconds=time.monotonic() - started)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from serkit.edge.errors import SerkitError
+from serkit.train.build import draws_epochs
 from serkit.train.corpora import Utterance
 from serkit.train.metrics import calibration_error, score, uar
 from serkit.train.recipe import Recipe, bundled_recipes, read_recipe
 from serkit.train.runs import RunState, load_run
 from serkit.train.splits import n_folds_of
-from serkit.train.zoo import SYSTEMS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +244,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "options": first.recipe.model if first.recipe.system != "ensemble" else {},
         "complete": all(r.complete for r in repetitions.values()),
         "start": first.recipe.start,
-        "epochs": first.recipe.training.epochs if SYSTEMS[first.recipe.system].fit is None else None,
+        "epochs": first.recipe.training.epochs if draws_epochs(first.recipe) else None,
         "n_utterances": len({u.key for r in repetitions.values() for u in r.utterances}),
         "n_parameters": first.metrics["n_parameters"],
         "size_bytes": (first.path / "model.keras").stat().st_size,
@@ -297,8 +297,8 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
         words += ["--folds", ",".join(map(str, folds))]
     if recipe.start is not None and (original is None or recipe.start != original.start):
         words += ["--start", recipe.start]
-    descends = SYSTEMS[recipe.model["members"][0]["system"] if members else recipe.system].fit is None
-    if descends and (original is None or recipe.training.epochs != original.training.epochs):
+    member = replace(recipe, system=recipe.model["members"][0]["system"]) if members else recipe
+    if draws_epochs(member) and (original is None or recipe.training.epochs != original.training.epochs):
         words += ["--epochs", str(recipe.training.epochs)]
     words += ["--seeds", ",".join(map(str, seeds))]
     if members:

@@ -21,6 +21,7 @@ from serkit.train.fit import split_for, train
 from serkit.train.recipe import LEAK, Recipe, TrainingSettings, override, read_recipe
 from serkit.train.runs import Reference, load_run, load_trained
 from serkit.train.summary import cells, read_runs
+from serkit.train.zoo import SYSTEMS
 
 pytestmark = pytest.mark.slow
 
@@ -259,3 +260,28 @@ def test_epochs_of_what_is_fitted_at_once_are_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "svm is fitted at once, without epochs; leave --epochs out" in " ".join(result.output.split())
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_fitted_at_once_may_be_shown_drawn_windows_too(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def fit(model: Any, batches: Any, validation_score: Any, seed: int) -> dict[str, Any]:
+        shown.extend(batches)
+        return {"score": validation_score()}
+
+    monkeypatch.setitem(SYSTEMS, "svm", replace(SYSTEMS["svm"], fit=fit))
+    plain = replace(read_recipe("svm"), labels=("neutral", "happy", "angry", "fearful"))
+    train(plain, corpus, tmp_path / "plain")
+    clean, before = np.concatenate([x for x, _ in shown]), [i for _, y in shown for i in y]
+    shown.clear()
+    noisy = AugmentSettings(crop="speech", noise_probability=1.0, noise_snr_db=(0, 0), noise_kinds=("white",))
+    train(replace(plain, augment=noisy, training=TrainingSettings(epochs=2)), corpus, tmp_path / "noisy")
+    windows, truth = np.concatenate([x for x, _ in shown]), [i for _, y in shown for i in y]
+    assert np.array_equal(windows[: len(clean)], clean)
+    assert truth[: len(before)] == before
+    n = len(json.loads((tmp_path / "noisy" / "split.json").read_text())["train"]["utterances"])
+    assert len(windows) == len(truth) == len(clean) + 2 * n
+    assert sorted(truth[len(before) : len(before) + n]) == sorted(truth[len(before) + n :])
+    assert not np.array_equal(windows[len(clean) : len(clean) + n], windows[len(clean) + n :])

@@ -21,12 +21,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from keras import layers
 
 from serkit.train.zoo.layers import Functionals, check_window, relative_level
-from serkit.train.zoo.linear import fit_linear, linear
+from serkit.train.zoo.linear import Batches, fit_linear, linear
 
 #: How far the covariance within emotions, that of a few thousand windows, is drawn towards a multiple of the identity.
 SHRINKAGES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -107,21 +105,15 @@ def build(n_frames: int, n_features: int, n_labels: int, *, twin: bool = False, 
     return keras.Model(inputs, classify(encode(inputs)), name="causal_tdnn")
 
 
-def fit(
-    model: Any,
-    windows: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.intp],
-    validation_score: Callable[[], float],
-    seed: int,
-) -> dict[str, Any]:
+def fit(model: Any, batches: Batches, validation_score: Callable[[], float], seed: int) -> dict[str, Any]:
     """Fit all but the encoder in place; arguments and result as `serkit.train.zoo.svm.fit`'s."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    features = model.get_layer("encode").predict(windows, batch_size=256, verbose=0)
-    n = len(np.unique(truth))
+    classify = model.get_layer("classify")
+    over_time = keras.Model(classify.input, classify.get_layer("standardise").input)
+    functionals = keras.Model(model.input, over_time(model.get_layer("encode")(model.input)))
 
-    def analysis(shrinkage: float) -> Any:  # every emotion as likely as any other, as UAR has it
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=np.full(n, 1 / n))
+    def analysis(shrinkage: float, n_emotions: int) -> Any:  # each as likely as any other, as UAR has it
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[1 / n_emotions] * n_emotions)
 
-    candidates = {"shrinkage": SHRINKAGES}
-    return fit_linear(model.get_layer("classify"), features, truth, analysis, candidates, validation_score)
+    return fit_linear(functionals, classify, batches, analysis, {"shrinkage": SHRINKAGES}, validation_score)

@@ -6,13 +6,15 @@ standardisation into the weights, whose single int8 scale then loses most of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from keras import layers
+
+#: Windows and the index of each one's label.
+Batches = Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]]
 
 _CLIP = 4.0  # standard deviations
 
@@ -25,35 +27,35 @@ def linear(functionals: Any, n_labels: int) -> Any:
 
 
 def fit_linear(
-    model: Any,
-    inputs: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.intp],
-    classifier: Callable[[float], Any],
+    functionals: Any,
+    head: Any,
+    batches: Batches,
+    classifier: Callable[[float, int], Any],
     candidates: dict[str, Sequence[float]],
     validation_score: Callable[[], float],
 ) -> dict[str, Any]:
     """Fit in place what `linear` made.
 
     Args:
-        model: Any network that ends in it.
-        inputs: Its inputs, ``(n, ...)``.
-        truth: Index of each one's label, ``(n,)``.
-        classifier: An unfitted linear classifier of scikit-learn for a value of its option.
+        functionals: Keras model of what `linear` was given.
+        head: Keras model that holds its layers.
+        batches: Inputs of ``functionals``, ``(n, ...)``, and the index of each one's label, ``(n,)``.
+        classifier: An unfitted linear classifier of scikit-learn for a value of its option and the number of emotions.
         candidates: The option's name and the values from which the validation side chooses.
         validation_score: Of the network as it stands.
 
     Returns:
         The chosen value, by the option's name, and its validation ``score``.
     """
-    standardise, decide = model.get_layer("standardise"), model.get_layer("logits")
-    functionals = keras.Model(model.input, standardise.input)
-    x = np.asarray(functionals.predict(inputs, batch_size=256, verbose=0))
+    standardise, decide = head.get_layer("standardise"), head.get_layer("logits")
+    pairs = [(np.asarray(functionals.predict_on_batch(inputs)), truth) for inputs, truth in batches]
+    x, truth = (np.concatenate(part) for part in zip(*pairs, strict=True))
     standardise.set_weights([x.mean(axis=0), x.var(axis=0)])
     x = np.clip((x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6) / _CLIP, -1, 1)
     best: dict[str, Any] = {"score": -1.0}
     [(option, values)] = candidates.items()
     for value in values:
-        machine = classifier(value).fit(x, truth)
+        machine = classifier(value, len(np.unique(truth))).fit(x, truth)
         # Two labels share one hyperplane; a label absent from training is never the answer.
         rows = machine.coef_ if len(machine.classes_) > 2 else np.concatenate([-machine.coef_, machine.coef_])
         offsets = machine.intercept_ if len(rows) == len(machine.intercept_) else np.r_[-1, 1] * machine.intercept_

@@ -13,12 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-import numpy.typing as npt
 from keras import layers
 
 from serkit.train.zoo.layers import Cepstrum, Deltas, Functionals
-from serkit.train.zoo.linear import fit_linear, linear
+from serkit.train.zoo.linear import Batches, fit_linear, linear
 
 PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
@@ -31,19 +29,12 @@ def build(n_frames: int, n_features: int, n_labels: int, *, twin: bool = False, 
     return keras.Model(inputs, linear(x, n_labels), name="svm")
 
 
-def fit(
-    model: Any,
-    windows: npt.NDArray[np.float32],
-    truth: npt.NDArray[np.intp],
-    validation_score: Callable[[], float],
-    seed: int,
-) -> dict[str, Any]:
+def fit(model: Any, batches: Batches, validation_score: Callable[[], float], seed: int) -> dict[str, Any]:
     """Fit in place.
 
     Args:
         model: From `build`.
-        windows: Normalised, ``(n, n_frames, n_features)``.
-        truth: Index of each window's label, ``(n,)``.
+        batches: Normalised windows ``(n, n_frames, n_features)`` and the index of each one's label, ``(n,)``.
         validation_score: Scores the model as it stands on the validation side.
         seed: Of the solver.
 
@@ -52,7 +43,9 @@ def fit(
     """
     from sklearn.svm import LinearSVC
 
-    def machine(penalty: float) -> Any:
+    functionals = keras.Model(model.input, model.get_layer("standardise").input)
+
+    def machine(penalty: float, n_emotions: int) -> Any:
         return LinearSVC(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed)
 
-    return fit_linear(model, windows, truth, machine, {"C": PENALTIES}, validation_score)
+    return fit_linear(functionals, model, batches, machine, {"C": PENALTIES}, validation_score)
