@@ -93,24 +93,27 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         The content of ``metrics.json``.
 
     Raises:
-        SettingsError: ``out`` holds a run of another recipe, the recipe's system does not exist, or its training
-            diverges.
+        SettingsError: ``out`` holds a run of another recipe, the recipe's system does not exist or does not know what
+            it asks for, what it starts from does not fit or heard who tests, or its training diverges.
         CorpusError: A corpus is missing.
     """
     console = Console(stderr=True)
     fitted_at_once = system_of(recipe).fit is not None
     if fitted_at_once:
         _refuse_what_is_learned_by_descent(recipe)
+    split = None
+    if not RunState(out).state.get("finished"):  # what is refused leaves no folder that stands in the way
+        split = split_for(recipe, data)
+        _check_start_beside(recipe, split, data, out)
     run = open_run(recipe, out)
-    if run.state.get("finished"):
+    if split is None:
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     import keras
 
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
-    split = split_for(recipe, data)
-    start = _start_of(recipe, split, data, out, cache)
+    start = _start_of(recipe, data, out, cache)
     run.state["start"] = start.name if start else None
     run.state["taught"] = bool(recipe.teacher.weight or (start and read_run(start)[1]["taught"]))
     keras.utils.set_random_seed(recipe.training.seed)  # again: training what it starts from has drawn from it
@@ -149,18 +152,27 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     return report(recipe, model, sides, run)
 
 
-def _start_of(recipe: Recipe, split: Split, data: Path, out: Path, cache: Path | None) -> Path | None:
+def _start_of(recipe: Recipe, data: Path, out: Path, cache: Path | None) -> Path | None:
     """The finished run that this one starts from; trained now where it is not."""
     for first in lineage(recipe)[1:2]:
         path = out.parent / run_name(first)
         if RunState(path).state.get("finished"):
             open_run(first, path)  # refuses another recipe's
-            _refuse_another_teacher(recipe, first)
         else:
-            check_start(recipe, split, data)
             train(first, data, path, cache)
         return path
     return None
+
+
+def _check_start_beside(recipe: Recipe, split: Split, data: Path, out: Path) -> None:
+    """As `check_start`; of a start that is finished, who it did hear counts, and its corpora are not needed."""
+    for first in lineage(recipe)[1:2]:
+        path = out.parent / run_name(first)
+        if RunState(path).state.get("finished"):
+            _refuse_unlike(recipe, first)
+            _refuse_heard(split, first.name, _heard_by(path)["voices"])
+        else:
+            check_start(recipe, split, data)
 
 
 def check_start(recipe: Recipe, split: Split, data: Path) -> None:
@@ -170,14 +182,18 @@ def check_start(recipe: Recipe, split: Split, data: Path) -> None:
         SettingsError: It does not, or it will.
     """
     for first in lineage(recipe)[1:]:
-        systems = [SYSTEMS[r.system] for r in (recipe, first)]
-        related = systems[0] == systems[1] or (systems[0].encoder and systems[0].encoder is systems[1].encoder)
-        for what, same in (("system", related), ("frontend", first.frontend == recipe.frontend)):
-            if not same:
-                raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
-        _refuse_another_teacher(recipe, first)
+        _refuse_unlike(recipe, first)
         planned = split_for(first, data)
         _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
+
+
+def _refuse_unlike(recipe: Recipe, first: Recipe) -> None:
+    mine, theirs = system_of(recipe), system_of(first)
+    related = mine == theirs or (mine.encoder is not None and mine.encoder is theirs.encoder)
+    for what, same in (("system", related), ("frontend", first.frontend == recipe.frontend)):
+        if not same:
+            raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
+    _refuse_another_teacher(recipe, first)
 
 
 def _refuse_another_teacher(recipe: Recipe, first: Recipe) -> None:
@@ -239,8 +255,10 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
 
 
 def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
-    if set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight:
-        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [teacher] and no shares of [corpora]")
+    if set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight or recipe.split.leak:
+        raise SettingsError(
+            f"{recipe.system} is fitted at once: it knows no [teacher], no leak and no shares of [corpora]"
+        )
     encoder = SYSTEMS[recipe.system].encoder
     if encoder and not recipe.start:
         raise SettingsError(f"{recipe.system} keeps an encoder as it is; name the recipe that trains it (--start)")

@@ -25,15 +25,16 @@ class TrainingSettings:
     """How the weights are found. The defaults are R1's.
 
     Attributes:
-        epochs: At most this many.
+        epochs: At most this many; of a system that is fitted at once, how often windows are drawn beside those that the
+            device cuts, if the recipe has [augment].
         batch_size: Windows per step.
         learning_rate: Adam's, at the start.
         schedule: ``constant``, or ``cosine`` down to a hundredth over all epochs.
         weight_decay: Decoupled (AdamW); 0 is plain Adam.
         label_smoothing: Share of the target spread over all labels.
         patience: Epochs without a better validation score before stopping; 0 always runs to the end.
-        monitor: Validation score that picks the epoch: ``accuracy`` (R1), ``uar``, or of a teacher alone ``imitated``,
-            the share of the variance of its frames.
+        monitor: Validation score that picks the epoch, or what is chosen of a fit: ``accuracy`` (R1), ``uar``, or of a
+            teacher alone ``imitated``, the share of the variance of its frames (with functionals the mean of both).
         ema: Momentum of the running mean of the weights that is scored and kept instead of the last step's; 0 is off.
         seed: Of the initial weights, order and augmentation; random splits have their own.
         shuffle_labels: A control: deal the training labels out at random. Figures must come out at chance.

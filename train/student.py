@@ -94,7 +94,7 @@ def begin(learner: Any, trained: Any) -> None:
         same = np.allclose(said[0], said[1], atol=1e-3)
     if not same:
         raise SettingsError(
-            f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same system, "
+            f"{learner.name} cannot start from {trained.name}: its encoder is another one; give both the same "
             "[model] and [window]"
         )
     for name in ("teacher", "norm_taught", "functionals"):

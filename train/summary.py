@@ -244,7 +244,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "options": first.recipe.model if first.recipe.system != "ensemble" else {},
         "complete": all(r.complete for r in repetitions.values()),
         "start": first.recipe.start,
-        "epochs": first.recipe.training.epochs if draws_epochs(first.recipe) else None,
+        "epochs": first.recipe.training.epochs if draws_epochs(_member(first.recipe)) else None,
         "n_utterances": len({u.key for r in repetitions.values() for u in r.utterances}),
         "n_parameters": first.metrics["n_parameters"],
         "size_bytes": (first.path / "model.keras").stat().st_size,
@@ -281,6 +281,12 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
     )  # fmt: skip
 
 
+def _member(recipe: Recipe) -> Recipe:
+    """What is trained: of an ensemble one of its members."""
+    members = recipe.model.get("members")
+    return replace(recipe, system=members[0]["system"]) if members else recipe
+
+
 def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
     """The one command line that trains and scores such a row."""
     first = group[0]
@@ -297,8 +303,7 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
         words += ["--folds", ",".join(map(str, folds))]
     if recipe.start is not None and (original is None or recipe.start != original.start):
         words += ["--start", recipe.start]
-    member = replace(recipe, system=recipe.model["members"][0]["system"]) if members else recipe
-    if draws_epochs(member) and (original is None or recipe.training.epochs != original.training.epochs):
+    if draws_epochs(_member(recipe)) and (original is None or recipe.training.epochs != original.training.epochs):
         words += ["--epochs", str(recipe.training.epochs)]
     words += ["--seeds", ",".join(map(str, seeds))]
     if members:

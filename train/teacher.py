@@ -137,8 +137,9 @@ def hear(utterances: Sequence[Utterance], settings: TeacherSettings, cache: Path
         SettingsError: They are not in the cache, and the teacher is not installed.
         CorpusError: None of a corpus can be used.
     """
-    what = {"teacher": "moonshine-tiny", "layers": settings.layers}
-    return load_frames(utterances, what, SAMPLE_RATE, lambda x: hidden_layers(settings.layers)(x), cache)
+    layers = settings.layers
+    what = {"teacher": "moonshine-tiny"} | ({"layers": layers} if layers[1:] else {"layer": layers[0]})
+    return load_frames(utterances, what, SAMPLE_RATE, lambda x: hidden_layers(layers)(x), cache)
 
 
 class Scale(NamedTuple):

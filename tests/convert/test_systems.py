@@ -24,6 +24,7 @@ from serkit.train.fit import train
 from serkit.train.recipe import Recipe, SplitSettings, TrainingSettings
 from serkit.train.runs import load_trained
 from serkit.train.zoo import SYSTEMS
+from serkit.train.zoo.causal_tdnn import SHRINKAGES
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +125,7 @@ def test_a_system_converts_and_listens(
             load_trained(tmp_path / run).get_layer("encode").get_weights() for run in ("run", metrics["start"])
         )
         assert all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
-        assert metrics["fit"]["score"] == metrics["validation"]["ravdess"]["accuracy"]
+        assert metrics["fit"]["shrinkage"] in SHRINKAGES
     outputs = {f: tmp_path / f"{f}.tflite" for f in FORMATS}
     monkeypatch.setattr("serkit.convert.bundle.check_parity", lambda *_: None)  # labels of a barely trained one flip
     reports = convert_formats(tmp_path / "run", outputs)

@@ -18,7 +18,7 @@ from serkit.edge.frontend import FrontendSettings
 from serkit.edge.window import WindowSettings
 from serkit.train import recipe as recipes
 from serkit.train import teacher
-from serkit.train.augment import Cut
+from serkit.train.augment import AugmentSettings, Cut
 from serkit.train.build import build_system
 from serkit.train.corpora import read_corpus
 from serkit.train.ensembles import make_ensemble
@@ -26,7 +26,7 @@ from serkit.train.epochs import Epochs
 from serkit.train.evaluate import evaluate
 from serkit.train.features import FeatureSet
 from serkit.train.fit import check_start, train
-from serkit.train.recipe import Recipe, lineage, override, read_recipe
+from serkit.train.recipe import Recipe, SplitSettings, lineage, override, read_recipe
 from serkit.train.runs import learned_from, load_run, load_scale, load_trained, strangers
 from serkit.train.splits import Split
 from serkit.train.student import begin, imitation_error, n_steps, taught
@@ -164,7 +164,7 @@ def test_an_encoder_and_what_it_says_are_taken_over() -> None:
     begin(build_system(recipe), first)  # and of one that learns from nobody, the encoder alone
     swapped = replace(recipe, model={"dilations": [4, 2, 2, 1, 1]})  # as many weights of the same shapes
     for other in (read_recipe("serkit-cnn"), read_recipe("r1"), swapped):
-        with pytest.raises(SettingsError, match="its encoder is another one; give both the same system"):
+        with pytest.raises(SettingsError, match="its encoder is another one; give both the same"):
             begin(build_system(other), first)
 
 
@@ -234,6 +234,7 @@ def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monke
     ("changed", "message"),
     [
         ({"system": "causal-cnn-bilstm"}, "cannot start from imitate: their system differs"),
+        ({"system": "nonesuch"}, "no system 'nonesuch'"),
         ({"frontend": FrontendSettings(n_mels=40)}, "cannot start from imitate: their frontend differs"),
         (
             {"teacher": TeacherSettings(weight=0.2, layer=2)},
@@ -340,12 +341,17 @@ def test_a_run_starts_from_an_encoder_that_imitates(
     with pytest.raises(SettingsError, match=r"heard a speaker that tests it .*start from a recipe that leaves"):
         train(fold, corpus, runs / "leak")
     assert not first.exists()  # refused before the work, not after it
+    assert not (runs / "leak").exists()  # and in nobody's way
 
 
 def test_what_is_fitted_at_once_has_no_teacher(corpus: Path, tmp_path: Path) -> None:
     svm = replace(read_recipe("svm"), teacher=TeacherSettings(weight=1.0))
-    with pytest.raises(SettingsError, match=r"fitted at once: it knows no \[teacher\]"):
+    with pytest.raises(SettingsError, match=r"fitted at once: it knows no \[teacher\], no leak"):
         train(svm, corpus, tmp_path / "run")
+    copies = AugmentSettings(time_stretch=0.1)
+    leaky = replace(read_recipe("svm"), augment=copies, split=SplitSettings(protocol="random", leak=True))
+    with pytest.raises(SettingsError, match=r"no leak and no shares of \[corpora\]"):
+        train(leaky, corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match="svm has no encoder that could start from imitate; leave start out"):
         train(replace(read_recipe("svm"), start="imitate"), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match=r"keeps an encoder as it is; name the recipe that trains it \(--start\)"):

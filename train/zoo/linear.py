@@ -56,11 +56,13 @@ def fit_linear(
     [(option, values)] = candidates.items()
     for value in values:
         machine = classifier(value, len(np.unique(truth))).fit(x, truth)
-        # Two labels share one hyperplane; a label absent from training is never the answer.
-        rows = machine.coef_ if len(machine.classes_) > 2 else np.concatenate([-machine.coef_, machine.coef_])
-        offsets = machine.intercept_ if len(rows) == len(machine.intercept_) else np.r_[-1, 1] * machine.intercept_
+        rows, offsets = machine.coef_, machine.intercept_
+        if len(rows) == 1:  # two labels share one hyperplane
+            rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
         kernel, bias = (np.zeros_like(w) for w in decide.get_weights())
-        bias -= 10.0
+        # A label absent from training is never the answer: it is ten below the mean of the others.
+        kernel += rows.mean(axis=0)[:, None]
+        bias += offsets.mean() - 10
         kernel[:, machine.classes_], bias[machine.classes_] = rows.T, offsets
         decide.set_weights([kernel, bias])
         score = validation_score()
