@@ -101,18 +101,17 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     fitted_at_once = system_of(recipe).fit is not None
     if fitted_at_once:
         _refuse_what_is_learned_by_descent(recipe)
-    split = None
-    if not RunState(out).state.get("finished"):  # what is refused leaves no folder that stands in the way
-        split = split_for(recipe, data)
-        _check_start_beside(recipe, split, data, out)
-    run = open_run(recipe, out)
-    if split is None:
+    if RunState(out).state.get("finished"):
+        open_run(recipe, out)  # refuses another recipe's
         console.print(f"{out} is finished; delete it to train again", highlight=False)
         return dict(json.loads((out / "metrics.json").read_text(encoding="utf-8")))
     import keras
 
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
+    split = split_for(recipe, data)
+    _check_start_beside(recipe, split, data, out)
+    run = open_run(recipe, out)  # not before: what is refused leaves no folder that stands in the way
     start = _start_of(recipe, data, out, cache)
     run.state["start"] = start.name if start else None
     run.state["taught"] = bool(recipe.teacher.weight or (start and read_run(start)[1]["taught"]))
