@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from serkit.edge.errors import SettingsError
@@ -27,6 +27,20 @@ def draws_epochs(recipe: Recipe) -> bool:
     return system_of(recipe).fit is None or recipe.augment != AugmentSettings()
 
 
+def encoder_of(recipe: Recipe) -> dict[str, Any]:
+    """The options of the encoder that a recipe's system shares with others, and the frames it is shown; or none."""
+    encoder = system_of(recipe).encoder
+    if not encoder:
+        return {}
+    options = {n: recipe.model.get(n, p.default) for n, p in signature(encoder).parameters.items() if _is_option(n, p)}
+    plain = {n: list(value) if isinstance(value, (list, tuple)) else value for n, value in options.items()}
+    return plain | {"input_frames": recipe.window.input_frames}
+
+
+def _is_option(name: str, parameter: Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY and name != "twin"
+
+
 def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
     """The recipe's untrained Keras model.
 
@@ -35,8 +49,8 @@ def build_system(recipe: Recipe, *, twin: bool = False) -> Any:
     """
     system = system_of(recipe)
     shape = (recipe.window.input_frames, recipe.frontend.n_features)
-    options = [(n, p) for f in (system.encoder, system.build) if f for n, p in signature(f).parameters.items()]
-    known = [n for n, p in options if p.kind is p.KEYWORD_ONLY and n != "twin"]
+    makers = [f for f in (system.encoder, system.build) if f]
+    known = [n for f in makers for n, p in signature(f).parameters.items() if _is_option(n, p)]
     if unknown := sorted(set(recipe.model) - set(known)):
         raise SettingsError(f"recipe {recipe.name}, [model]: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
     try:

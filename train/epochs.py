@@ -34,16 +34,15 @@ class Epochs:
             raise SettingsError(
                 f"batch_size {recipe.training.batch_size} cannot be shared by {n_devices()} devices; choose a multiple"
             )
-        self._label = np.array([recipe.labels.index(u.emotion) for u in data.utterances])
-        self._rows = {
-            corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in recipe.corpora
-        }
+        self._label = np.array([recipe.class_of(u.corpus, u.emotion) for u in data.utterances])
+        self._shares = dict.fromkeys(recipe.scatter, 1.0) | recipe.corpora
+        self._rows = {corpus: np.flatnonzero([u.corpus == corpus for u in data.utterances]) for corpus in self._shares}
 
     def order(self, epoch: int) -> npt.NDArray[np.intp]:
         """Rows of this epoch, shuffled: of each corpus its share, at least one; over the epochs each equally often."""
         chosen = []
         for corpus, rows in self._rows.items():
-            n = max(1, round(len(rows) * self.recipe.corpora[corpus]))
+            n = max(1, round(len(rows) * self._shares[corpus]))
             rounds, start = divmod(epoch * n, max(1, len(rows)))
             seed = self.recipe.training.seed
             cycle = np.concatenate([np.random.default_rng([seed, rounds + k]).permutation(rows) for k in range(2)])
@@ -52,7 +51,7 @@ class Epochs:
         return order[: len(order) - len(order) % n_devices()]
 
     def batches(self, epoch: int) -> Iterator[tuple[Array, Targets]]:
-        """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_labels)``.
+        """Inputs ``(n, input_frames, n_features)`` and smoothed one-hot targets ``(n, n_classes)``.
 
         With lessons the targets are ``logits``, these, and what `serkit.train.teacher.Lessons.targets` says of each
         window; from a teacher alone the latter only.
@@ -77,9 +76,9 @@ class Epochs:
             windows.append(augmented_window(frames, cut, r.window, r.augment, r.frontend, self.noises, rng))
             if self.lessons:
                 heard.append(self.lessons.targets(int(row), cut))
-        n_labels, smoothing = len(r.labels), r.training.label_smoothing
-        one_hot = np.eye(n_labels, dtype=np.float32)[self._label[rows]]
-        smoothed = one_hot * (1 - smoothing) + np.float32(smoothing / n_labels)
+        n_classes, smoothing = len(r.classes), r.training.label_smoothing
+        one_hot = np.eye(n_classes, dtype=np.float32)[self._label[rows]]
+        smoothed = one_hot * (1 - smoothing) + np.float32(smoothing / n_classes)
         targets: Targets = smoothed
         if self.lessons:
             targets = {} if r.teacher.alone else {"logits": smoothed}

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from serkit.edge.errors import CorpusError, SettingsError
-from serkit.train.build import build_system, draws_epochs, system_of
+from serkit.train.build import build_system, draws_epochs, encoder_of, system_of
 from serkit.train.corpora import read_corpus
 from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
@@ -35,17 +35,22 @@ from serkit.train.runs import (
     write_json,
 )
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
-from serkit.train.splits import Split, check_unseen, make_split, voices
+from serkit.train.splits import Split, check_unseen, make_split, ships_test, voices
 from serkit.train.student import Scores, begin, imitation_scores, lessons_of, taught
 from serkit.train.zoo import SYSTEMS
 
 
 def split_for(recipe: Recipe, data: Path) -> Split:
-    """Read the recipe's corpora and split them; recordings with other labels than the model's are left out."""
+    """Read the recipe's corpora and split them; recordings with other labels than the model's are left out.
+
+    Corpora that only lend their scatter train.
+    """
     utterances = [u for c in recipe.corpora for u in read_corpus(c, data) if u.emotion in recipe.labels]
     s = recipe.split
     split = make_split(utterances, s.protocol, fold=s.fold, seed=s.seed, validation_share=s.validation_share)
-    return replace(split, train=(*split.train, *split.validation, *split.test)) if s.leak else split
+    lent = [u for c in recipe.scatter for u in read_corpus(c, data) if not ships_test(u)]
+    trains = (*split.train, *split.validation, *split.test) if s.leak else split.train
+    return replace(split, train=(*trains, *lent))
 
 
 def load_sides(
@@ -99,6 +104,8 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     """
     console = Console(stderr=True)
     fitted_at_once = system_of(recipe).fit is not None
+    if recipe.scatter and not system_of(recipe).scatter:
+        raise SettingsError(f"{recipe.system} is no discriminant analysis and learns from no scatter; leave it out")
     if fitted_at_once:
         _refuse_what_is_learned_by_descent(recipe)
     if RunState(out).state.get("finished"):
@@ -118,7 +125,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     keras.utils.set_random_seed(recipe.training.seed)  # again: training what it starts from has drawn from it
     sides = load_sides(split, recipe, data, out, cache, start)
     if recipe.training.shuffle_labels:
-        sides["train"] = _shuffled(sides["train"], recipe.training.seed)
+        sides["train"] = _shuffled(sides["train"], recipe)
     if "environment" not in run.state:
         run.state["environment"] = environment()
     run.tidy()
@@ -192,6 +199,11 @@ def _refuse_unlike(recipe: Recipe, first: Recipe) -> None:
     for what, same in (("system", related), ("frontend", first.frontend == recipe.frontend)):
         if not same:
             raise SettingsError(f"recipe {recipe.name} cannot start from {first.name}: their {what} differs")
+    if encoder_of(recipe) != encoder_of(first):
+        raise SettingsError(
+            f"recipe {recipe.name} cannot start from {first.name}: its encoder is another one; give both the same "
+            "[model] and [window]"
+        )
     _refuse_another_teacher(recipe, first)
 
 
@@ -231,10 +243,12 @@ def _heard_by(run: Path) -> dict[str, list[str]]:
     return heard | {"trained_voices": sorted({*split["train"]["voices"], *earlier})}
 
 
-def _shuffled(side: FeatureSet, seed: int) -> FeatureSet:
-    """The same recordings with each other's labels."""
-    order = np.random.default_rng(seed).permutation(len(side.utterances))
-    dealt = [replace(u, emotion=side.utterances[i].emotion) for u, i in zip(side.utterances, order, strict=True)]
+def _shuffled(side: FeatureSet, recipe: Recipe) -> FeatureSet:
+    """The same recordings with each other's labels; those that lend their scatter keep theirs."""
+    dealt = list(side.utterances)
+    labelled = [i for i, u in enumerate(dealt) if u.corpus in recipe.corpora]
+    for i, other in zip(labelled, np.random.default_rng(recipe.training.seed).permutation(labelled), strict=True):
+        dealt[i] = replace(dealt[i], emotion=side.utterances[other].emotion)
     return replace(side, utterances=tuple(dealt))
 
 
@@ -282,18 +296,21 @@ def _fit_at_once(
     started = time.monotonic()
     train_side, t = sides["train"], recipe.training
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
-    truth = np.array([recipe.labels.index(train_side.utterances[i].emotion) for i in windows.owner])
-    starts = range(0, len(truth), t.batch_size)
+    classes = np.array([recipe.class_of(u.corpus, u.emotion) for u in train_side.utterances])
+    speakers = np.array([u.voice for u in train_side.utterances])
+    starts = range(0, len(windows.owner), t.batch_size)
     epochs = Epochs(recipe, train_side, noises)
     n_drawn = t.epochs if draws_epochs(recipe) else 0
 
-    def batches() -> Iterator[tuple[Any, Any]]:
+    def batches() -> Iterator[tuple[Any, Any, Any]]:
         for i in starts:
-            yield windows.inputs[i : i + t.batch_size], truth[i : i + t.batch_size]
+            rows = windows.owner[i : i + t.batch_size]
+            yield windows.inputs[i : i + t.batch_size], classes[rows], speakers[rows]
         for epoch in range(n_drawn):
-            for inputs, targets in epochs.batches(epoch):
-                assert isinstance(targets, np.ndarray)  # nobody teaches here
-                yield inputs, np.argmax(targets, axis=1)
+            order = epochs.order(epoch)
+            for i, (inputs, _) in enumerate(epochs.batches(epoch)):
+                rows = order[i * t.batch_size : (i + 1) * t.batch_size]
+                yield inputs, classes[rows], speakers[rows]
 
     n = len(starts) + n_drawn * -(-len(epochs.order(0)) // t.batch_size)
     shown = track(batches(), "windows", total=n, console=Console(stderr=True), transient=True)

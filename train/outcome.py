@@ -9,6 +9,7 @@ import numpy as np
 
 from serkit.train import plots
 from serkit.train.build import build_system
+from serkit.train.enrolment import SUNG
 from serkit.train.features import FeatureSet
 from serkit.train.metrics import fit_temperature, score
 from serkit.train.recipe import Recipe
@@ -34,7 +35,9 @@ def report(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], run: RunSta
     # A single training voice validates itself: a temperature fitted on it would make others' answers too sure.
     listed = json.loads((out / "split.json").read_text(encoding="utf-8"))
     metrics["calibrated"] = recipe.split.protocol.startswith("random") or strangers(listed)
-    metrics["temperature"] = fit_temperature(logits, truth) if metrics["calibrated"] else 1.0
+    spoken = np.array([not validation.utterances[i].key.startswith(SUNG) for i in windows.owner])
+    heard = spoken if spoken.any() else ~spoken
+    metrics["temperature"] = fit_temperature(logits[heard], truth[heard]) if metrics["calibrated"] else 1.0
     # The ship-test speakers are for `serkit evaluate` alone: shown after every run, they would be tuned on.
     scored = ("validation",) if recipe.split.protocol == "ship-test" else ("validation", "test")
     predictions: dict[str, Any] = {"labels": list(recipe.labels)}

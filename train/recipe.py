@@ -103,6 +103,8 @@ class Recipe:
         system: Key of `serkit.train.zoo.SYSTEMS`.
         labels: Emotions the model tells apart, in the order of its outputs.
         corpora: Corpus to the share of its training utterances that each epoch draws.
+        scatter: Corpora whose emotions are classes of their own and no answers: an LDA learns from them
+            how far voices scatter within an emotion. Nobody of the ship-test is among them.
         start: Recipe whose trained encoder this one starts from; it is trained first, beside this one, where it is not
             finished. None by default.
         model: Options of the system's builder.
@@ -112,6 +114,7 @@ class Recipe:
     system: str
     labels: tuple[str, ...] = RAVDESS_EMOTIONS
     corpora: dict[str, float] = field(default_factory=lambda: {"ravdess": 1.0})
+    scatter: tuple[str, ...] = ()
     start: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     frontend: FrontendSettings = field(default_factory=FrontendSettings)
@@ -126,10 +129,14 @@ class Recipe:
             raise SettingsError(f"no emotion {unknown[0]!r}; choose from {', '.join(EMOTIONS)}")
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise SettingsError(f"labels are {', '.join(self.labels)}; two or more different emotions are needed")
-        if unknown := sorted(set(self.corpora) - set(CORPORA)):
+        if unknown := sorted({*self.corpora, *self.scatter} - set(CORPORA)):
             raise SettingsError(f"no corpus {unknown[0]!r}; choose from {', '.join(CORPORA)}")
         if not self.corpora or not all(0 < share <= 1 for share in self.corpora.values()):
             raise SettingsError("corpora needs at least one corpus with a share above 0 and up to 1")
+        if shared := {CORPORA[c].voices for c in self.scatter} & {CORPORA[c].voices for c in self.corpora}:
+            raise SettingsError(
+                f"scatter comes from voices of other corpora than {shared.pop()}, who are scored; name others"
+            )
         if self.frontend.kind != "log_mel" or self.frontend.deltas:
             raise SettingsError(
                 "models are trained on log_mel without deltas: the speech gate, silence and augmentation know nothing "
@@ -148,6 +155,15 @@ class Recipe:
                 f"band_high_hz reaches {self.augment.band_high_hz[1]:g}; at {self.frontend.sample_rate} Hz it needs "
                 f"less than {self.frontend.sample_rate / 2:g}"
             )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels, then those that ``scatter`` adds, such as ``nemo/happy``."""
+        return (*self.labels, *(f"{corpus}/{emotion}" for corpus in self.scatter for emotion in labels_of(corpus)))
+
+    def class_of(self, corpus: str, emotion: str) -> int:
+        """Index among `classes` of what is said in a recording of ``corpus``."""
+        return self.classes.index(f"{corpus}/{emotion}" if corpus in self.scatter else emotion)
 
     @property
     def control(self) -> str | None:

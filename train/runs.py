@@ -128,7 +128,8 @@ def save_reference(recipe: Recipe, sides: dict[str, FeatureSet], out: Path) -> N
     train = sides["train"]
     by_label: dict[str, list[int]] = {label: [] for label in recipe.labels}
     for row in sorted(range(len(train.utterances)), key=lambda i: zlib.crc32(train.utterances[i].key.encode())):
-        by_label[train.utterances[row].emotion].append(row)
+        if train.utterances[row].corpus in recipe.corpora:
+            by_label[train.utterances[row].emotion].append(row)
     pinned = [row for rows in by_label.values() for row in rows[: N_CALIBRATION // len(recipe.labels)]]
     arrays: dict[str, Any] = {}
     for side, rows in (("calibration", pinned), ("validation", range(len(sides["validation"].utterances)))):

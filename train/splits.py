@@ -70,6 +70,11 @@ class Split:
         return not self.protocol.startswith("random")
 
 
+def ships_test(utterance: Utterance) -> bool:
+    """Whether no shipped model may learn from it."""
+    return utterance.speaker in SHIP_TEST.get(CORPORA[utterance.corpus].voices, ())
+
+
 def voices(utterances: Iterable[Utterance]) -> list[str]:
     """The people who speak, sorted."""
     return sorted({u.voice for u in utterances})

@@ -235,7 +235,7 @@ def _cell(group: Sequence[Run], corpus: str) -> Cell:
         "system": first.recipe.system,
         "recipe": first.recipe.name,
         "corpus": corpus,
-        "trained_on": list(first.recipe.corpora),
+        "trained_on": [*first.recipe.corpora, *first.recipe.scatter],
         "protocol": first.recipe.split.protocol,
         "format": "keras",
         "folds": sorted({r.recipe.split.fold for r in group}),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from serkit.convert.bundle import convert_formats
 from serkit.edge.errors import CorpusError, SerkitError, SettingsError
@@ -19,7 +20,7 @@ from serkit.train.evaluate import Scorer, evaluate
 from serkit.train.features import load_features
 from serkit.train.fit import split_for, train
 from serkit.train.recipe import LEAK, Recipe, TrainingSettings, override, read_recipe
-from serkit.train.runs import Reference, load_run, load_trained
+from serkit.train.runs import Reference, learned_from, load_run, load_trained
 from serkit.train.summary import cells, read_runs
 from serkit.train.zoo import SYSTEMS
 
@@ -262,26 +263,65 @@ def test_epochs_of_what_is_fitted_at_once_are_refused(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_fitted_at_once_may_be_shown_drawn_windows_too(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[tuple[np.ndarray, np.ndarray]] = []
+def what_is_shown(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The batches that `svm` will be shown, instead of being fitted to them."""
+    shown: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def fit(model: Any, batches: Any, validation_score: Any, seed: int) -> dict[str, Any]:
         shown.extend(batches)
         return {"score": validation_score()}
 
-    monkeypatch.setitem(SYSTEMS, "svm", replace(SYSTEMS["svm"], fit=fit))
+    monkeypatch.setitem(SYSTEMS, "svm", replace(SYSTEMS["svm"], fit=fit, **changed))
+    return shown
+
+
+def test_what_is_fitted_at_once_may_be_shown_drawn_windows_too(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = what_is_shown(monkeypatch)
     plain = replace(read_recipe("svm"), labels=("neutral", "happy", "angry", "fearful"))
     train(plain, corpus, tmp_path / "plain")
-    clean, before = np.concatenate([x for x, _ in shown]), [i for _, y in shown for i in y]
+    clean, before = np.concatenate([x for x, *_ in shown]), [i for _, y, _ in shown for i in y]
     shown.clear()
     noisy = AugmentSettings(crop="speech", noise_probability=1.0, noise_snr_db=(0, 0), noise_kinds=("white",))
     train(replace(plain, augment=noisy, training=TrainingSettings(epochs=2)), corpus, tmp_path / "noisy")
-    windows, truth = np.concatenate([x for x, _ in shown]), [i for _, y in shown for i in y]
+    windows, truth = np.concatenate([x for x, *_ in shown]), [i for _, y, _ in shown for i in y]
     assert np.array_equal(windows[: len(clean)], clean)
     assert truth[: len(before)] == before
     n = len(json.loads((tmp_path / "noisy" / "split.json").read_text())["train"]["utterances"])
     assert len(windows) == len(truth) == len(clean) + 2 * n
     assert sorted(truth[len(before) : len(before) + n]) == sorted(truth[len(before) + n :])
     assert not np.array_equal(windows[len(clean) : len(clean) + n], windows[len(clean) + n :])
+
+
+def test_other_corpora_lend_their_scatter_and_count_as_heard(
+    corpus: Path, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data" / "tess").mkdir(parents=True)
+    (tmp_path / "data" / "ravdess_speech").symlink_to(corpus)
+    for speaker in ("OAF", "YAF"):
+        for emotion in ("happy", "ps"):
+            for word in ("back", "bar"):
+                samples = 0.3 * rng.standard_normal(20000)
+                soundfile.write(tmp_path / "data" / "tess" / f"{speaker}_{word}_{emotion}.wav", samples, 16000)
+    emotions = ("neutral", "happy", "angry", "fearful")
+    noisy = AugmentSettings(crop="speech", noise_probability=1.0, noise_kinds=("white",))
+    lent = replace(
+        read_recipe("svm"), labels=emotions, scatter=("tess",), augment=noisy, training=TrainingSettings(epochs=1)
+    )
+    with pytest.raises(SettingsError, match="svm is no discriminant analysis and learns from no scatter; leave it out"):
+        train(lent, tmp_path / "data", tmp_path / "run")
+    shown = what_is_shown(monkeypatch, scatter=True)
+    train(replace(lent, training=TrainingSettings(epochs=1, shuffle_labels=True)), tmp_path / "data", tmp_path / "run")
+    heard = {(who, lent.classes[i]) for _, truth, voices in shown for i, who in zip(truth, voices, strict=True)}
+    assert {pair for pair in heard if "/" in pair[1]} == {("tess/OAF", "tess/happy"), ("tess/OAF", "tess/surprised")}
+    assert {name for who, name in heard if who.startswith("ravdess")} == set(emotions)  # shuffled among themselves
+    assert sum(name == "tess/happy" for _, truth, _ in shown for i in truth for name in [lent.classes[i]]) == 4
+    run, metrics, split = load_run(tmp_path / "run")
+    assert "tess/OAF" in (learned_from(run, split)["voices"] or ())
+    assert set(metrics["validation"]) == {"ravdess"}
+    assert all(name.startswith("ravdess/") for name in Reference(tmp_path / "run").names("calibration"))
+    with pytest.raises(SettingsError, match="scatter comes from voices of other corpora than ravdess, who are scored"):
+        replace(lent, scatter=("ravdess-song",))
+    with pytest.raises(SettingsError, match="no corpus 'nonesuch'"):
+        replace(lent, scatter=("nonesuch",))

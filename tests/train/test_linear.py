@@ -13,28 +13,35 @@ from serkit.edge.window import softmax
 from serkit.train.zoo.linear import fit_linear, linear
 
 
-def analysis(shrinkage: float, n_emotions: int) -> Any:
-    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[1 / n_emotions] * n_emotions)
+def analysis(shrinkage: float, x: Any, truth: Any) -> Any:
+    n = len(np.unique(truth))
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[1 / n] * n).fit(x, truth)
 
 
-@pytest.mark.parametrize("present", [[0, 1, 3], [1, 2]])
+@pytest.mark.parametrize("present", [[0, 1, 3], [1, 2], [0, 1, 3, 4, 6]])  # 4 and 6 are classes, but no answers
 def test_it_answers_as_by_itself_and_never_what_nobody_showed(present: list[int], rng: np.random.Generator) -> None:
     inputs = keras.Input((5,))
     network = keras.Model(inputs, linear(inputs, 4))
-    centres = rng.normal(size=(4, 5)) * 2
+    centres = rng.normal(size=(7, 5)) * 2
     truth = np.repeat(present, 200)
     x = (centres[truth] + rng.normal(size=(len(truth), 5))).astype(np.float32)
-    batches = [(x[i::3], truth[i::3]) for i in range(3)]
+    batches = [(x[i::3], truth[i::3], np.repeat("anna", len(x[i::3]))) for i in range(3)]
     scores = iter((0.4, 0.9, 0.9))
-    chosen = fit_linear(
-        keras.Model(inputs, inputs), network, batches, analysis, {"shrinkage": (0.1, 0.3, 0.5)}, lambda: next(scores)
-    )
+
+    def analyses(functionals: Any, classes: Any, voices: Any) -> Any:
+        assert set(voices) == {"anna"}
+        for shrinkage in (0.1, 0.3, 0.5):
+            yield {"shrinkage": shrinkage}, analysis(shrinkage, functionals, classes)
+
+    chosen = fit_linear(keras.Model(inputs, inputs), network, batches, analyses, lambda: next(scores))
     assert chosen == {"score": 0.9, "shrinkage": 0.3}
     # Some far away, where the clip answers for them, and some at the middle of everybody.
     others = np.concatenate([x[::7], 100 * x[:5], np.full((1, 5), x.mean()), np.zeros((1, 5))]).astype(np.float32)
     logits = np.asarray(network(others))
-    assert set(logits.argmax(axis=1)) <= set(present)
+    answers = [k for k in present if k < 4]
+    assert set(logits.argmax(axis=1)) <= set(answers)
     assert softmax(logits)[:, [k for k in range(4) if k not in present]].max() < 1e-3
     z = np.clip((others - x.mean(axis=0)) / x.std(axis=0) / 4, -1, 1)
-    alone = analysis(0.3, len(present)).fit(np.clip((x - x.mean(axis=0)) / x.std(axis=0) / 4, -1, 1), truth)
-    assert np.allclose(softmax(logits)[:, present], alone.predict_proba(z), atol=2e-3)
+    alone = analysis(0.3, np.clip((x - x.mean(axis=0)) / x.std(axis=0) / 4, -1, 1), truth)
+    said = alone.predict_proba(z)[:, : len(answers)]
+    assert np.allclose(softmax(logits)[:, answers], said / said.sum(axis=1, keepdims=True), atol=2e-3)

@@ -236,6 +236,7 @@ def test_recipes_that_start_from_others(tiny_recipe: Path, tmp_path: Path, monke
         ({"system": "causal-cnn-bilstm"}, "cannot start from imitate: their system differs"),
         ({"system": "nonesuch"}, "no system 'nonesuch'"),
         ({"frontend": FrontendSettings(n_mels=40)}, "cannot start from imitate: their frontend differs"),
+        ({"model": {"filters": [96, 128]}}, "cannot start from imitate: its encoder is another one; give both"),
         (
             {"teacher": TeacherSettings(weight=0.2, layer=2)},
             "layer 2 .* from imitate, which learned layer 1; choose one",

@@ -46,6 +46,7 @@ PARAMETERS = {
     "svm": 3_208,
     "svm-cross": 2_245,
     "tdnn": 340_616,
+    "tdnn-tess": 340_231,
 }
 
 

@@ -39,16 +39,18 @@ class System:
         fit: Finds the weights of a model that is not trained by gradient descent; see `serkit.train.zoo.svm.fit`.
         encoder: What builds its part ``encode``, where systems share one: these may start from each other, and its
             options are theirs.
+        scatter: Whether it is a discriminant analysis, to which corpora can lend their scatter.
     """
 
     build: Callable[..., Any]
     fit: Callable[..., dict[str, Any]] | None = None
     encoder: Callable[..., Any] | None = None
+    scatter: bool = False
 
 
 SYSTEMS: dict[str, System] = {
     "causal-cnn-bilstm": System(causal_cnn_bilstm.build),
-    "causal-tdnn": System(causal_tdnn.build, causal_tdnn.fit, causal_tdnn.encoder),
+    "causal-tdnn": System(causal_tdnn.build, causal_tdnn.fit, causal_tdnn.encoder, scatter=True),
     "causal-tdnn-bilstm": System(causal_tdnn_bilstm.build, encoder=causal_tdnn.encoder),
     "r1-cnn-bilstm": System(cnn_bilstm.build),
     "cnn": System(cnn.build),

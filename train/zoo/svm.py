@@ -9,7 +9,7 @@ so that the baseline is scored, converted and heard like every other system.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -34,7 +34,7 @@ def fit(model: Any, batches: Batches, validation_score: Callable[[], float], see
 
     Args:
         model: From `build`.
-        batches: Normalised windows ``(n, n_frames, n_features)`` and the index of each one's label, ``(n,)``.
+        batches: Normalised windows ``(n, n_frames, n_features)``, and the class and voice of each one, ``(n,)``.
         validation_score: Scores the model as it stands on the validation side.
         seed: Of the solver.
 
@@ -45,7 +45,9 @@ def fit(model: Any, batches: Batches, validation_score: Callable[[], float], see
 
     functionals = keras.Model(model.input, model.get_layer("standardise").input)
 
-    def machine(penalty: float, n_emotions: int) -> Any:
-        return LinearSVC(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed)
+    def machines(x: Any, truth: Any, _voices: Any) -> Iterator[tuple[dict[str, Any], Any]]:
+        for penalty in PENALTIES:
+            machine = LinearSVC(C=penalty, class_weight="balanced", max_iter=5000, random_state=seed)
+            yield {"C": penalty}, machine.fit(x, truth)
 
-    return fit_linear(functionals, model, batches, machine, {"C": PENALTIES}, validation_score)
+    return fit_linear(functionals, model, batches, machines, validation_score)
