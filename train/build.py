@@ -23,7 +23,7 @@ def system_of(recipe: Recipe) -> System:
 
 
 def draws_epochs(recipe: Recipe) -> bool:
-    """Whether windows are drawn from recordings, epoch by epoch; else they are those that the device cuts, once."""
+    """Whether windows are drawn from recordings, epoch by epoch; else they are only those that the device cuts."""
     return system_of(recipe).fit is None or recipe.augment != AugmentSettings()
 
 

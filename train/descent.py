@@ -70,10 +70,12 @@ def descend(recipe: Recipe, learner: Any, epochs: Epochs, scores: Scores, run: R
             if t.patience and epoch - run.state["best_epoch"] > t.patience:
                 break
             started = time.monotonic()
-            learner.optimizer.learning_rate = learning_rate(t, epoch)
+            learner.optimizer.learning_rate = rate = learning_rate(t, epoch)
             _seed_dropout(learner, t.seed, epoch)
             batches = []
-            for x, y in epochs.batches(epoch):
+            for step, (x, y) in enumerate(epochs.batches(epoch), start=1):
+                if epoch == 0 and step <= t.warmup:
+                    learner.optimizer.learning_rate = rate * step / t.warmup
                 learner.reset_metrics()  # of this batch alone, also before Keras 3.15
                 figures = learner.train_on_batch(x, y, return_dict=True)
                 batches.append((len(x), [float(figures[n]) for n in ("loss", *hits) if n in figures]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.progress import track
 
 from serkit.edge.errors import CorpusError, SettingsError
 from serkit.train.build import build_system, draws_epochs, encoder_of, system_of
+from serkit.train.consistency import Pairs, agreement, learner_of
 from serkit.train.corpora import read_corpus
 from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
@@ -23,6 +24,7 @@ from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import score
 from serkit.train.noises import noise_library
 from serkit.train.outcome import report, report_imitation
+from serkit.train.pretrained import pretrained
 from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import (
     RunState,
@@ -108,6 +110,10 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         raise SettingsError(f"{recipe.system} is no discriminant analysis and learns from no scatter; leave it out")
     if fitted_at_once:
         _refuse_what_is_learned_by_descent(recipe)
+    if (recipe.training.monitor == "agreement") != (fitted_at_once and draws_epochs(recipe)):
+        raise SettingsError(
+            "monitor = 'agreement' goes with what is fitted at once and then hears [augment]; nothing else has it"
+        )
     if RunState(out).state.get("finished"):
         open_run(recipe, out)  # refuses another recipe's
         console.print(f"{out} is finished; delete it to train again", highlight=False)
@@ -130,14 +136,27 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         run.state["environment"] = environment()
     run.tidy()
     validation = window_utterances(sides["validation"].frames, recipe.frontend, recipe.window)
-    if fitted_at_once and start:
-        begin(model, load_trained(start))
+    if fitted_at_once:
+        if start:
+            begin(model, load_trained(start))
+        started = time.monotonic()
+        run.state["fit"] = _fit_at_once(recipe, model, sides, validation)
+        if not run.state["epoch"]:
+            run.state["seconds"] = time.monotonic() - started
     noises: Sequence[Array] = ()
     if recipe.augment.noise_probability:
         kinds, longest = recipe.augment.noise_kinds, recipe.window.input_frames
         noises = noise_library(kinds, recipe.frontend, data, longest, sides["train"].frames)
-    if fitted_at_once:
-        _fit_at_once(recipe, model, sides, validation, noises, run)
+    if fitted_at_once and not draws_epochs(recipe):
+        run.state.update(epoch=1, best_epoch=0, best_score=run.state["fit"]["score"])
+    elif fitted_at_once:
+        kept = build_system(recipe)
+        kept.set_weights(model.get_weights())
+        speech = _speech_of(recipe, split, sides, data, cache)
+        learner = learner_of(model)
+        prepare(recipe, learner, run)
+        scores = agreement(recipe, model, sides["validation"], noises, kept)
+        descend(recipe, learner, Pairs(recipe, speech, noises, kept), scores, run, console)
     else:
         lessons, learner = {}, model
         if recipe.teacher.weight:
@@ -159,24 +178,29 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
 
 
 def _start_of(recipe: Recipe, data: Path, out: Path, cache: Path | None) -> Path | None:
-    """The finished run that this one starts from; trained now where it is not."""
+    """The finished run that this one starts from; trained now where it is not and does not come with serkit."""
     for first in lineage(recipe)[1:2]:
-        path = out.parent / run_name(first)
-        if RunState(path).state.get("finished"):
-            open_run(first, path)  # refuses another recipe's
-        else:
-            train(first, data, path, cache)
+        if (found := _finished(first, out)) is not None:
+            if found.parent == out.parent:
+                open_run(first, found)  # refuses another recipe's
+            return found
+        train(first, data, path := out.parent / run_name(first), cache)
         return path
     return None
+
+
+def _finished(first: Recipe, out: Path) -> Path | None:
+    """The run of a recipe beside ``out`` or, where there is none, its encoder that comes with serkit."""
+    path = out.parent / run_name(first)
+    return path if RunState(path).state.get("finished") else pretrained(first)
 
 
 def _check_start_beside(recipe: Recipe, split: Split, data: Path, out: Path) -> None:
     """As `check_start`; of a start that is finished, who it did hear counts, and its corpora are not needed."""
     for first in lineage(recipe)[1:2]:
-        path = out.parent / run_name(first)
-        if RunState(path).state.get("finished"):
+        if (found := _finished(first, out)) is not None:
             _refuse_unlike(recipe, first)
-            _refuse_heard(split, first.name, _heard_by(path)["voices"])
+            _refuse_heard(split, first.name, _heard_by(found)["voices"])
         else:
             check_start(recipe, split, data)
 
@@ -189,8 +213,12 @@ def check_start(recipe: Recipe, split: Split, data: Path) -> None:
     """
     for first in lineage(recipe)[1:]:
         _refuse_unlike(recipe, first)
-        planned = split_for(first, data)
-        _refuse_heard(split, first.name, voices([*planned.train, *planned.validation]))
+        if (found := pretrained(first)) is not None:
+            heard = _heard_by(found)["voices"]
+        else:
+            planned = split_for(first, data)
+            heard = voices([*planned.train, *planned.validation])
+        _refuse_heard(split, first.name, heard)
 
 
 def _refuse_unlike(recipe: Recipe, first: Recipe) -> None:
@@ -268,55 +296,48 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
 
 
 def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
-    if set(recipe.corpora.values()) != {1.0} or recipe.teacher.weight or recipe.split.leak:
-        raise SettingsError(
-            f"{recipe.system} is fitted at once: it knows no [teacher], no leak and no shares of [corpora]"
-        )
+    if recipe.teacher.weight or recipe.split.leak:
+        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [teacher] and no leak")
     encoder = SYSTEMS[recipe.system].encoder
     if encoder and not recipe.start:
         raise SettingsError(f"{recipe.system} keeps an encoder as it is; name the recipe that trains it (--start)")
     if recipe.start and not encoder:
         raise SettingsError(f"{recipe.system} has no encoder that could start from {recipe.start}; leave start out")
+    if draws_epochs(recipe) and not encoder:
+        raise SettingsError(f"{recipe.system} hears windows as they are recorded and no others; leave [augment] out")
 
 
-def _fit_at_once(
-    recipe: Recipe,
-    model: Any,
-    sides: dict[str, FeatureSet],
-    validation: Windows,
-    noises: Sequence[Array],
-    run: RunState,
-) -> None:
-    """Systems that are not trained by descent: one fit on the training side's windows.
-
-    These are cut as on the device; where the recipe has [augment], ``epochs`` times as many are drawn beside them.
-    """
+def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], validation: Windows) -> dict[str, Any]:
+    """Systems that are not trained by descent: one fit on the training side's windows, cut as on the device."""
     fit = SYSTEMS[recipe.system].fit
     assert fit is not None
-    started = time.monotonic()
-    train_side, t = sides["train"], recipe.training
+    t, rows = recipe.training, np.sort(Epochs(recipe, sides["train"], ()).order(0))  # of each corpus its share
+    train_side = sides["train"].select([sides["train"].utterances[i] for i in rows])
     windows = window_utterances(train_side.frames, recipe.frontend, recipe.window)
-    classes = np.array([recipe.class_of(u.corpus, u.emotion) for u in train_side.utterances])
-    speakers = np.array([u.voice for u in train_side.utterances])
-    starts = range(0, len(windows.owner), t.batch_size)
-    epochs = Epochs(recipe, train_side, noises)
-    n_drawn = t.epochs if draws_epochs(recipe) else 0
-
-    def batches() -> Iterator[tuple[Any, Any, Any]]:
-        for i in starts:
-            rows = windows.owner[i : i + t.batch_size]
-            yield windows.inputs[i : i + t.batch_size], classes[rows], speakers[rows]
-        for epoch in range(n_drawn):
-            order = epochs.order(epoch)
-            for i, (inputs, _) in enumerate(epochs.batches(epoch)):
-                rows = order[i * t.batch_size : (i + 1) * t.batch_size]
-                yield inputs, classes[rows], speakers[rows]
-
-    n = len(starts) + n_drawn * -(-len(epochs.order(0)) // t.batch_size)
-    shown = track(batches(), "windows", total=n, console=Console(stderr=True), transient=True)
+    heard = [train_side.utterances[i] for i in windows.owner]
+    classes = np.array([recipe.class_of(u.corpus, u.emotion) for u in heard])
+    speakers = np.array([u.voice for u in heard])
+    starts = range(0, len(heard), t.batch_size)
+    batches = [slice(i, i + t.batch_size) for i in starts]
+    shown = ((windows.inputs[b], classes[b], speakers[b]) for b in batches)
+    tracked = track(shown, "windows", total=len(batches), console=Console(stderr=True), transient=True)
+    monitor = "uar" if t.monitor == "agreement" else t.monitor
 
     def validation_score() -> float:
-        return float(_validation_figures(recipe, model, sides["validation"], validation)[t.monitor])
+        return float(_validation_figures(recipe, model, sides["validation"], validation)[monitor])
 
-    run.state["fit"] = fit(model, shown, validation_score, t.seed)
-    run.state.update(epoch=1, best_epoch=0, best_score=run.state["fit"]["score"], seconds=time.monotonic() - started)
+    return fit(model, tracked, validation_score, t.seed)
+
+
+def _speech_of(
+    recipe: Recipe, split: Split, sides: dict[str, FeatureSet], data: Path, cache: Path | None
+) -> FeatureSet:
+    """What trains a run, and what trained the encoder that it starts from; nobody who validates or tests it."""
+    mine, others = sides["train"], {*voices(split.validation), *voices(split.test)}
+    known = {u.key for u in mine.utterances}
+    (first,) = lineage(recipe)[1:2]
+    theirs = split_for(first, data)
+    everything = list(dict.fromkeys([*theirs.train, *theirs.validation, *theirs.test]))
+    more = [u for u in theirs.train if u.key not in known and u.voice not in others]
+    heard = load_features(everything, first.frontend, cache).select(more)
+    return FeatureSet((*mine.utterances, *heard.utterances), (*mine.frames, *heard.frames), mine.refused)

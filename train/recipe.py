@@ -25,16 +25,18 @@ class TrainingSettings:
     """How the weights are found. The defaults are R1's.
 
     Attributes:
-        epochs: At most this many; of a system that is fitted at once, how often windows are drawn beside those that the
-            device cuts, if the recipe has [augment].
+        epochs: At most this many; of a system that is fitted at once and has [augment], those of
+            `serkit.train.consistency`.
         batch_size: Windows per step.
         learning_rate: Adam's, at the start.
         schedule: ``constant``, or ``cosine`` down to a hundredth over all epochs.
+        warmup: Steps of the first epoch over which the learning rate rises to what it is then.
         weight_decay: Decoupled (AdamW); 0 is plain Adam.
         label_smoothing: Share of the target spread over all labels.
         patience: Epochs without a better validation score before stopping; 0 always runs to the end.
-        monitor: Validation score that picks the epoch, or what is chosen of a fit: ``accuracy`` (R1), ``uar``, or of a
-            teacher alone ``imitated``, the share of the variance of its frames (with functionals the mean of both).
+        monitor: Validation score that picks the epoch, or what is chosen of a fit: ``accuracy`` (R1), ``uar``, of a
+            teacher alone ``imitated``, the share of the variance of its frames (with functionals the mean of both), or
+            of `serkit.train.consistency` ``agreement``.
         ema: Momentum of the running mean of the weights that is scored and kept instead of the last step's; 0 is off.
         seed: Of the initial weights, order and augmentation; random splits have their own.
         shuffle_labels: A control: deal the training labels out at random. Figures must come out at chance.
@@ -44,10 +46,11 @@ class TrainingSettings:
     batch_size: int = 32
     learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     patience: int = 15
-    monitor: Literal["accuracy", "uar", "imitated"] = "accuracy"
+    monitor: Literal["accuracy", "uar", "imitated", "agreement"] = "accuracy"
     ema: float = 0.0
     seed: int = 0
     shuffle_labels: bool = False
@@ -60,8 +63,8 @@ class TrainingSettings:
         for name in ("ema", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 to below 1")
-        if min(self.patience, self.weight_decay) < 0:
-            raise SettingsError("patience and weight_decay need to be 0 or more")
+        if min(self.patience, self.warmup, self.weight_decay) < 0:
+            raise SettingsError("patience, warmup and weight_decay need to be 0 or more")
         if not 0 <= self.seed < 2**32:
             raise SettingsError(f"seed is {self.seed}; it needs 0 to {2**32 - 1}")
 

@@ -98,7 +98,7 @@ def open_run(recipe: Recipe, out: Path) -> RunState:
     """
     config = json.loads(json.dumps(recipe.to_dict()))
     config_path = out / "config.json"
-    if config_path.exists() and _config(config_path) != config:
+    if config_path.exists() and not same_recipe(recipe, out):
         raise SettingsError(
             f"{out} holds a run of another recipe or schedule; choose another folder (--out or --runs), or delete it"
         )
@@ -110,13 +110,14 @@ def open_run(recipe: Recipe, out: Path) -> RunState:
     return RunState(out)
 
 
-def _config(path: Path) -> Any:
-    """A run's recipe in full: with the defaults of settings that it is older than; None if it is none."""
+def same_recipe(recipe: Recipe, out: Path) -> bool:
+    """Whether a folder holds a run of this very recipe; settings that it is older than have their defaults."""
+    path = out / "config.json"
     try:
-        recipe = build(Recipe, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (SettingsError, ValueError):
-        return None
-    return json.loads(json.dumps(recipe.to_dict()))
+        theirs = build(Recipe, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, SettingsError, ValueError):
+        return False
+    return bool(json.loads(json.dumps(theirs.to_dict())) == json.loads(json.dumps(recipe.to_dict())))
 
 
 #: Training utterances kept for int8 calibration.

@@ -35,7 +35,7 @@ ENCODER = {"level_frames": 32, "filters": [6, 8], "bottleneck": 4, "dilations": 
 #: What makes each system small: frames of a window, mel bands, options of its builder. A name may say more in brackets.
 SMALL: dict[str, tuple[int, int, dict[str, Any]]] = {
     "causal-cnn-bilstm": (72, 24, CAUSAL),
-    "causal-tdnn": (72, 24, ENCODER),
+    "causal-tdnn": (72, 24, ENCODER | {"project": 6, "lstm_units": 8}),
     "causal-tdnn-bilstm": (72, 24, ENCODER | {"project": 6, "lstm_units": 8}),
     "r1-cnn-bilstm": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "lstm_units": 8, "dense_units": [8]}),
     "cnn": (32, 16, {"filters": [4, 4, 4], "time_pool": 1, "dense_units": [8]}),

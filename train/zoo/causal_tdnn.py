@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from serkit.train.zoo.layers import Functionals, check_window, relative_level
+from serkit.train.zoo.layers import Functionals, attention_pool, check_window, relative_level
 from serkit.train.zoo.linear import Batches, fit_linear, linear
 
 #: How far the covariance within emotions, that of a few thousand windows, is drawn towards a multiple of the identity.
@@ -95,17 +95,47 @@ def encoder(
     return keras.Model(inputs, x, name="encode")
 
 
-def build(n_frames: int, n_features: int, n_labels: int, *, twin: bool = False, **options: Any) -> Any:
-    """Build the network; its options are the encoder's.
+def build(
+    n_frames: int,
+    n_features: int,
+    n_labels: int,
+    *,
+    twin: bool = False,
+    lstm_units: int = 0,
+    project: int = 48,
+    pool: int = 4,
+    **options: Any,
+) -> Any:
+    """Build the network.
+
+    Args:
+        n_frames: As the encoder's, `encoder`.
+        n_features: Mel bands.
+        n_labels: Emotions.
+        twin: As the encoder's.
+        lstm_units: Units of each direction of a BiLSTM beside the discriminant analysis; 0 is none.
+        project: Width of what it hears.
+        pool: Steps of the encoder that it hears as one.
+        options: The encoder's.
+
+    Raises:
+        ValueError: The window does not divide into steps.
 
     Returns:
         Keras model, ``(batch, n_frames, n_features)`` to logits ``(batch, n_labels)``, with the layers ``encode`` and
-        ``classify``, the weights of the latter still unknown.
+        ``classify``, the weights of the latter still unknown; its BiLSTM adds nothing yet.
     """
     encode = encoder(n_frames, n_features, twin=twin, **options)
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     heard = keras.Input(encode.output.shape[1:], name="features")
-    classify = keras.Model(heard, linear(Functionals(("mean", "deviation"))(heard), n_labels), name="classify")
+    logits = linear(Functionals(("mean", "deviation"))(heard), n_labels)
+    if lstm_units:
+        x = layers.AveragePooling1D(pool, padding="same")(heard)
+        x = layers.Dense(project, activation="relu", name="project")(x)
+        x = layers.Bidirectional(layers.LSTM(lstm_units, return_sequences=True), name="bilstm")(x)
+        more = layers.Dense(n_labels, use_bias=False, kernel_initializer="zeros", name="more")(attention_pool(x))
+        logits = layers.Add()([logits, more])
+    classify = keras.Model(heard, logits, name="classify")
     return keras.Model(inputs, classify(encode(inputs)), name="causal_tdnn")
 
 
