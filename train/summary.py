@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from serkit.edge.errors import SerkitError
 from serkit.train.build import draws_epochs
-from serkit.train.corpora import Utterance
+from serkit.train.corpora import CORPORA, Utterance
 from serkit.train.metrics import calibration_error, score, uar
 from serkit.train.recipe import Recipe, bundled_recipes, read_recipe
 from serkit.train.runs import RunState, load_run
@@ -299,6 +299,8 @@ def command(group: Sequence[Run], seeds: Sequence[int]) -> str:
     words += ["--protocol", recipe.split.protocol]
     folds = sorted({r.recipe.split.fold for r in group})
     heard = {v for side in ("train", "validation", "test") for v in first.split[side]["voices"]}
+    scored = {CORPORA[corpus].voices for corpus in recipe.corpora}  # voices that only lend their scatter are no folds
+    heard = {v for v in heard if v.partition("/")[0] in scored}
     if folds != list(range(n_folds_of(heard, recipe.split.protocol))):
         words += ["--folds", ",".join(map(str, folds))]
     if recipe.start is not None and (original is None or recipe.start != original.start):

@@ -11,7 +11,7 @@ from serkit.edge.errors import SerkitError, SettingsError
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, override, read_recipe
 from serkit.train.runs import load_run, run_name
-from serkit.train.summary import cells, compare, read_runs
+from serkit.train.summary import cells, command, compare, read_runs
 from serkit.train.sweep import plan
 
 pytestmark = pytest.mark.slow
@@ -73,6 +73,16 @@ def test_an_unfinished_sweep_says_so(runs: Path) -> None:
     assert "--folds 1,2,3,4,5 " in cell.row["command"]
     (cell,) = cells(read_runs([p for p in runs.iterdir() if p.name.startswith("small") and "-5-0" not in p.name]))
     assert "--folds 0,1,2,3,4 " in cell.row["command"]  # all from the first on, and yet not all
+
+
+def test_voices_that_lend_their_scatter_are_no_folds(runs: Path) -> None:
+    (cell,) = cells(read_runs([p for p in runs.iterdir() if p.name.startswith("small")]))
+    lent = []
+    for run in cell.runs:
+        train = run.split["train"] | {"voices": [*run.split["train"]["voices"], *(f"emodb/{s}" for s in range(8))]}
+        recipe = replace(run.recipe, scatter=("emodb",))
+        lent.append(replace(run, recipe=recipe, split=run.split | {"train": train}))
+    assert command(lent, [0]) == cell.row["command"]
 
 
 def test_folds_of_one_sex_each_have_no_gap(runs: Path) -> None:

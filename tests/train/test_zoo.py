@@ -47,6 +47,7 @@ PARAMETERS = {
     "svm-cross": 2_245,
     "tdnn": 340_616,
     "tdnn-bilstm": 394_937,
+    "tdnn-bilstm-ship": 394_937,
     "tdnn-tess": 340_231,
 }
 

@@ -11,8 +11,9 @@ what such a network hears (`serkit.train.teacher`):
   normalisation, ReLU, and two thirds of the block's input added. The constraint to semi-orthogonal factors is left out.
 
 As a system of its own it names emotions by a linear discriminant analysis of mean and mean absolute deviation of each
-feature over the window's steps, fitted at once: the encoder stays as the recipe that it starts from left it.
-`serkit.train.zoo.causal_tdnn_bilstm` learns the encoder from labels too.
+feature over the window's steps, fitted at once: the encoder stays as the recipe that it starts from left it, unless
+`serkit.train.consistency` goes on from there. `lstm_units` puts a BiLSTM beside the analysis for that; until then it
+adds nothing. `serkit.train.zoo.causal_tdnn_bilstm` learns the encoder from labels too.
 """
 
 from __future__ import annotations
