@@ -51,7 +51,7 @@ def test_an_override_replaces_only_what_is_given() -> None:
         ('system = "r1-cnn-bilstm"\n[training]\nlearning_rate = "fast"', "learning_rate is 'fast'; a number is needed"),
         ('system = "r1-cnn-bilstm"\n[training]\nema = 1.5', r"ema is 1\.5; it needs 0 to below 1"),
         (f'system = "cnn"\n[training]\nseed = {2**32}', "seed is 4294967296; it needs 0 to 4294967295"),
-        ('system = "cnn"\n[training]\nweight_decay = -1', "patience and weight_decay need to be 0 or more"),
+        ('system = "cnn"\n[training]\nweight_decay = -1', "patience, warmup and weight_decay need to be 0 or more"),
         ('system = "r1-cnn-bilstm"\n[augment]\nnoise_snr_db = [5]', "noise_snr_db has 1 values; 2 are needed"),
         ('system = "r1-cnn-bilstm"\ncorpora = ["ravdess"]', "a table is needed"),
         ('system = "r1-cnn-bilstm"\nlabels = ["sad", "sad"]', "two or more different emotions are needed"),
