@@ -21,6 +21,7 @@ PARAMETERS = {
     "imitate": 419_658,
     "imitate-functionals": 419_658,
     "imitate-functionals-ravdess": 419_658,
+    "imitate-functionals-ship": 419_658,
     "imitate-ravdess": 419_658,
     "imitate-ship": 419_658,
     "imitate-tiny": 102_658,
