@@ -1,7 +1,7 @@
 """Encoders that come with serkit: finished runs that imitate a teacher, without what only imitating needs.
 
-Who starts from one needs neither its corpora nor its teacher nor the hour that it took. ``python -m
-serkit.train.pretrained RUN`` makes one of a run.
+Who starts from one needs neither its teacher nor the hour that it took, and its corpora only to hear them again
+(`serkit.train.consistency`). ``python -m serkit.train.pretrained RUN`` makes one of a run.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def keep(run: Path, folder: Path = FOLDER) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m serkit.train.pretrained RUN, a finished run that imitates a teacher")
     try:
         print(keep(Path(sys.argv[1])))
     except SerkitError as error:
