@@ -15,8 +15,8 @@ from rich.progress import track
 
 from serkit.edge.errors import CorpusError, SettingsError
 from serkit.train.build import build_system, draws_epochs, encoder_of, system_of
-from serkit.train.consistency import Pairs, agreement, learner_of
-from serkit.train.corpora import read_corpus
+from serkit.train.consistency import Pairs, TeacherAnswers, agreement, learner_of
+from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.descent import descend, prepare
 from serkit.train.environment import environment
 from serkit.train.epochs import Array, Epochs
@@ -38,7 +38,8 @@ from serkit.train.runs import (
 )
 from serkit.train.scoring import Windows, keras_logits, utterance_probabilities, window_utterances
 from serkit.train.splits import Split, check_unseen, make_split, ships_test, voices
-from serkit.train.student import Scores, begin, imitation_scores, lessons_of, taught
+from serkit.train.student import Scores, begin, imitation_scores, lessons_of, n_steps, taught
+from serkit.train.teacher import Lessons, hear, scale_of
 from serkit.train.zoo import SYSTEMS
 
 
@@ -65,8 +66,7 @@ def load_sides(
     Raises:
         SettingsError: Nobody validates, the run in ``out`` began with other recordings, or ``start`` heard who tests.
     """
-    utterances = list(dict.fromkeys([*split.train, *split.validation, *split.test]))
-    everything = load_features(utterances, recipe.frontend, cache)
+    everything = load_features(split.everyone, recipe.frontend, cache)
     sides = {s: everything.select(getattr(split, s)) for s in ("train", "validation", "test")}
     if not sides["validation"].utterances:
         raise SettingsError("no validation speakers: raise validation_share, or add a corpus with more speakers")
@@ -114,6 +114,8 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
         raise SettingsError(
             "monitor = 'agreement' goes with what is fitted at once and then hears [augment]; nothing else has it"
         )
+    if recipe.teacher.answers and recipe.training.monitor != "agreement":
+        raise SettingsError("[teacher] answers go with monitor = 'agreement': nothing else learns from them")
     if RunState(out).state.get("finished"):
         open_run(recipe, out)  # refuses another recipe's
         console.print(f"{out} is finished; delete it to train again", highlight=False)
@@ -127,7 +129,8 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     run = open_run(recipe, out)  # not before: what is refused leaves no folder that stands in the way
     start = _start_of(recipe, data, out, cache)
     run.state["start"] = start.name if start else None
-    run.state["taught"] = bool(recipe.teacher.weight or (start and read_run(start)[1]["taught"]))
+    learns = recipe.teacher.weight or recipe.teacher.answers
+    run.state["taught"] = bool(learns or (start and read_run(start)[1]["taught"]))
     keras.utils.set_random_seed(recipe.training.seed)  # again: training what it starts from has drawn from it
     sides = load_sides(split, recipe, data, out, cache, start)
     if recipe.training.shuffle_labels:
@@ -150,13 +153,7 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     if fitted_at_once and not draws_epochs(recipe):
         run.state.update(epoch=1, best_epoch=0, best_score=run.state["fit"]["score"])
     elif fitted_at_once:
-        kept = build_system(recipe)
-        kept.set_weights(model.get_weights())
-        speech = _speech_of(recipe, split, sides, data, cache)
-        learner = learner_of(model)
-        prepare(recipe, learner, run)
-        scores = agreement(recipe, model, sides["validation"], noises, kept)
-        descend(recipe, learner, Pairs(recipe, speech, noises, kept), scores, run, console)
+        _learn_to_agree(recipe, model, split, sides, noises, run, console, data, cache)
     else:
         lessons, learner = {}, model
         if recipe.teacher.weight:
@@ -329,6 +326,38 @@ def _fit_at_once(recipe: Recipe, model: Any, sides: dict[str, FeatureSet], valid
     return fit(model, tracked, validation_score, t.seed)
 
 
+def agreeing_speech(recipe: Recipe, split: Split, data: Path) -> list[Utterance]:
+    """Every recording of the corpora that consistency training hears, on whatever side."""
+    (first,) = lineage(recipe)[1:2]
+    return list(dict.fromkeys([*split.everyone, *split_for(first, data).everyone]))
+
+
+def _learn_to_agree(
+    recipe: Recipe,
+    model: Any,
+    split: Split,
+    sides: dict[str, FeatureSet],
+    noises: Sequence[Array],
+    run: RunState,
+    console: Console,
+    data: Path,
+    cache: Path | None,
+) -> None:
+    """Consistency training of what was fitted at once."""
+    kept = build_system(recipe)
+    kept.set_weights(model.get_weights())
+    speech, by_teacher = _speech_of(recipe, split, sides, data, cache), None
+    if recipe.teacher.answers:
+        heard = hear(agreeing_speech(recipe, split, data), recipe.teacher, cache).select(speech.utterances)
+        scale = scale_of(heard, recipe.teacher)
+        lessons = Lessons(heard, recipe.teacher, scale, recipe.frontend, recipe.window, n_steps(model))
+        by_teacher = TeacherAnswers(recipe, speech, lessons)
+    learner = learner_of(model)
+    prepare(recipe, learner, run)
+    scores = agreement(recipe, model, sides["validation"], noises, kept)
+    descend(recipe, learner, Pairs(recipe, speech, noises, kept, by_teacher), scores, run, console)
+
+
 def _speech_of(
     recipe: Recipe, split: Split, sides: dict[str, FeatureSet], data: Path, cache: Path | None
 ) -> FeatureSet:
@@ -337,7 +366,6 @@ def _speech_of(
     known = {u.key for u in mine.utterances}
     (first,) = lineage(recipe)[1:2]
     theirs = split_for(first, data)
-    everything = list(dict.fromkeys([*theirs.train, *theirs.validation, *theirs.test]))
     more = [u for u in theirs.train if u.key not in known and u.voice not in others]
-    heard = load_features(everything, first.frontend, cache).select(more)
+    heard = load_features(theirs.everyone, first.frontend, cache).select(more)
     return FeatureSet((*mine.utterances, *heard.utterances), (*mine.frames, *heard.frames), mine.refused)

@@ -66,6 +66,11 @@ class Split:
     test: tuple[Utterance, ...]
 
     @property
+    def everyone(self) -> list[Utterance]:
+        """Of all three, each once."""
+        return list(dict.fromkeys([*self.train, *self.validation, *self.test]))
+
+    @property
     def speaker_independent(self) -> bool:
         return not self.protocol.startswith("random")
 

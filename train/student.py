@@ -111,7 +111,7 @@ def lessons_of(
     scale: Scale | None = None,
 ) -> dict[str, Lessons]:
     """The teacher's, for the training and the validation side; in the scale of the first, unless another is given."""
-    heard = hear(list(dict.fromkeys([*split.train, *split.validation, *split.test])), recipe.teacher, cache)
+    heard = hear(split.everyone, recipe.teacher, cache)
     scale = scale or scale_of(heard.select(sides["train"].utterances), recipe.teacher)
     about = recipe.teacher, scale, recipe.frontend, recipe.window, n_steps(model)
     return {s: Lessons(heard.select(sides[s].utterances), *about) for s in ("train", "validation")}

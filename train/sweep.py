@@ -44,10 +44,12 @@ def plan(recipe: Recipe, data: Path, seeds: Sequence[int], folds: Sequence[int] 
         for fold in chosen
     ]
     if recipe.start is not None:
-        from serkit.train.fit import check_start, split_for
+        from serkit.train.fit import agreeing_speech, check_start, split_for
 
         for job in jobs[: len(chosen)]:
             check_start(job, split_for(job, data), data)
+        if recipe.teacher.answers:
+            hear(agreeing_speech(recipe, split_for(jobs[0], data), data), recipe.teacher)
     return jobs
 
 

@@ -60,14 +60,19 @@ class TeacherSettings:
         functionals: Weight of the squared error of what `functionals_of` says of each window, in units of its variance
             between recordings; 0 leaves it out.
         alone: Imitate and nothing else, no label is looked at: an encoder for recipes that ``start`` from it.
+        answers: Of what is fitted at once and then hears ``[augment]``, the share of each target that a discriminant
+            analysis of its functionals answers (`serkit.train.consistency`); to 1. It goes without the others.
     """
 
     weight: float = 0.0
     layer: int = 1
     functionals: float = 0.0
     alone: bool = False
+    answers: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.answers <= 1:
+            raise SettingsError(f"answers is {self.answers}; it needs 0 (off) to 1")
         for name in ("weight", "functionals"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it needs 0 (off) or more")
@@ -79,9 +84,14 @@ class TeacherSettings:
             raise SettingsError("alone is true and weight 0: that learns nothing; give the teacher a weight")
 
     @property
+    def hears_functionals(self) -> bool:
+        """Whether functionals are needed, to be predicted or to answer by."""
+        return bool(self.functionals or self.answers)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """What has to be heard: the frames' layer first."""
-        return tuple(dict.fromkeys((self.layer, *(FUNCTIONAL_LAYERS if self.functionals else ()))))
+        return tuple(dict.fromkeys((self.layer, *(FUNCTIONAL_LAYERS if self.hears_functionals else ()))))
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +176,7 @@ def scale_of(heard: FeatureSet, settings: TeacherSettings) -> Scale:
     mean = total / n
     deviation = np.sqrt(np.maximum(0, squares / n - mean**2)) + 1e-3
     functionals = np.empty((2, 0))
-    if settings.functionals:
+    if settings.hears_functionals:
         said = np.stack([functionals_of(frames.astype(np.float32), settings) for frames in heard.frames])
         functionals = np.stack([said.mean(axis=0), said.std(axis=0) + 1e-3])
     return Scale(mean.astype(np.float32), deviation.astype(np.float32), functionals.astype(np.float32))
@@ -231,12 +241,14 @@ class Lessons:
         its frames that lie in the window and in the recording.
         """
         said = {"teacher": self._steps(row, cut)}
-        if self.settings.functionals:
-            low, high = np.clip(np.round(self._positions(cut, self._ends)), 0, None).astype(np.intp)
-            of = functionals_of(self.heard.frames[row][low:high].astype(np.float32), self.settings)
-            mean, deviation = self.scale.functionals
-            said["functionals"] = (of - mean) / deviation
-        return said
+        return said | ({"functionals": self.functionals(row, cut)} if self.settings.functionals else {})
+
+    def functionals(self, row: int, cut: Cut) -> Array:
+        """`functionals_of` those of its frames that lie in a window and in the recording, in their scale."""
+        low, high = np.clip(np.round(self._positions(cut, self._ends)), 0, None).astype(np.intp)
+        mean, deviation = self.scale.functionals
+        of = functionals_of(self.heard.frames[row][low:high].astype(np.float32), self.settings)
+        return np.asarray((of - mean) / deviation)
 
     def _positions(self, cut: Cut, frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Which of the teacher's frames are heard when these of a window are."""

@@ -20,11 +20,11 @@ from serkit.edge.frontend import FrontendSettings, features
 from serkit.edge.listener import Listener
 from serkit.edge.stream import Recognizer
 from serkit.edge.window import WindowSettings, cut_windows, silence
+from serkit.train.discriminant import SHRINKAGES
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, SplitSettings, TrainingSettings
 from serkit.train.runs import load_trained
 from serkit.train.zoo import SYSTEMS
-from serkit.train.zoo.causal_tdnn import SHRINKAGES
 
 pytestmark = pytest.mark.slow
 

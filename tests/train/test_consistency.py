@@ -14,12 +14,15 @@ from keras import layers
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.window import WindowSettings, softmax
-from serkit.train.augment import AugmentSettings
-from serkit.train.consistency import TEMPERATURE, Pairs, agreement, learner_of
+from serkit.train import consistency
+from serkit.train.augment import AugmentSettings, Cut
+from serkit.train.consistency import TEMPERATURE, Pairs, TeacherAnswers, agreement, learner_of
+from serkit.train.corpora import Utterance
 from serkit.train.features import FeatureSet
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
 from serkit.train.runs import load_run, load_trained
+from serkit.train.teacher import N_VALUES, Lessons, TeacherSettings, scale_of
 from serkit.train.zoo import causal_tdnn
 
 ENCODER = """
@@ -87,6 +90,63 @@ def test_targets_are_what_was_answered_to_the_same_windows_unchanged(
     assert sorted(pairs.order(4)) == list(range(5))
 
 
+def test_a_share_of_each_target_is_the_teachers_answer_where_it_has_one(
+    recipe: Recipe, side: FeatureSet, model: Any, rng: np.random.Generator
+) -> None:
+    said = rng.dirichlet(np.ones(8), 5).astype(np.float32)
+    said[3] = np.nan
+    taught: Any = lambda row, cut: said[row]  # noqa: E731
+    own = Pairs(recipe, side, [np.zeros((400, 24), np.float32)], model)
+    both = Pairs(
+        replace(recipe, teacher=TeacherSettings(answers=0.25)), side, [np.zeros((400, 24), np.float32)], model, taught
+    )
+    targets, expected = (np.concatenate([y for _, y in pairs.batches(3)]) for pairs in (both, own))
+    mixed, order = 0.75 * expected + 0.25 * said[both.order(3)], both.order(3)
+    assert np.allclose(targets[order != 3], mixed[order != 3], atol=1e-6)
+    assert np.array_equal(targets[order == 3], expected[order == 3])
+
+
+def spoken(rng: np.random.Generator, n_voices: int) -> tuple[FeatureSet, FeatureSet]:
+    """Ten recordings of each voice in two emotions, and what the teacher hears; the last is of another corpus."""
+    utterances, heard = [], []
+    for voice in range(n_voices):
+        corpus = "ravdess" if voice < n_voices - 1 else "nemo"
+        for take in range(10):
+            emotion = ("neutral", "angry")[take % 2] if take else "boredom"  # which the recipe does not know
+            about: dict[str, Any] = {"speaker": str(voice), "emotion": emotion, "sex": "female", "path": Path()}
+            utterances.append(Utterance(corpus=corpus, name=f"{voice}-{take}", **about))
+            told = (take % 2) * (np.arange(3 * N_VALUES) % 2)
+            heard.append(rng.normal(told, 1, (40, 3 * N_VALUES)).astype(np.float16))
+    frames = tuple(rng.normal(-3, 2, (96, 24)).astype(np.float16) for _ in utterances)
+    return FeatureSet(tuple(utterances), frames, ()), FeatureSet(tuple(utterances), tuple(heard), ())
+
+
+def test_the_teacher_answers_of_voices_that_it_was_not_fitted_to(
+    recipe: Recipe, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[int] = []
+    analyse = consistency.analysis
+    monkeypatch.setattr(consistency, "analysis", lambda s, x, y: (fitted.append(len(x)), analyse(s, x, y))[1])
+    recipe = replace(recipe, teacher=TeacherSettings(answers=0.5))
+
+    def answers_to(n_voices: int) -> tuple[TeacherAnswers, FeatureSet]:
+        speech, heard = spoken(rng, n_voices)
+        scale = scale_of(heard, recipe.teacher)
+        lessons = Lessons(heard, recipe.teacher, scale, recipe.frontend, recipe.window, 18)
+        return TeacherAnswers(recipe, speech, lessons), speech
+
+    answers, speech = answers_to(4)
+    assert fitted == [90, 90, 90]  # five windows of nine recordings of two of the three voices of the recipe's corpus
+    said = np.stack([answers(row, Cut(10.0, 1.0)) for row in range(40)])
+    assert np.allclose(said.sum(axis=1), 1, atol=1e-5)
+    named = [recipe.labels[i] for i in said.argmax(axis=1)]
+    assert np.mean([a == u.emotion for a, u in zip(named, speech.utterances, strict=True)]) > 0.85
+    assert said[:, recipe.labels.index("sad")].max() < 1e-3  # nobody was sad
+    assert np.isnan(answers(0, Cut(1e4, 1.0))).all()
+    with pytest.raises(SettingsError, match="a single one trains; leave answers out"):
+        answers_to(2)
+
+
 def test_the_learner_is_the_network_with_its_statistics_as_they_are(
     model: Any, tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -132,7 +192,7 @@ def test_agreement_is_with_the_answers_in_quiet(
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Recipe:
-    """A recipe that starts from another, which trains its encoder."""
+    """A recipe that starts from another, which trains its encoder, and then learns from its teacher's answers, too."""
     labels = 'labels = ["neutral", "happy", "angry", "fearful"]\n'
     schedule = "[training]\nepochs = 1\nlearning_rate = 3e-3\n"
     ship = '[split]\nprotocol = "ship-test"\n'
@@ -141,6 +201,7 @@ def chain(tmp_path: Path) -> Recipe:
         f'system = "causal-tdnn"\nstart = "{tmp_path}/first.toml"\n' + labels + ENCODER + ship + "[augment]\n"
         'crop = "speech"\nnoise_probability = 1.0\nnoise_kinds = ["white"]\n'
         "[training]\nepochs = 3\nema = 0.5\nwarmup = 2\npatience = 0\nmonitor = 'agreement'\n"
+        "[teacher]\nanswers = 0.5\n"
     )
     return read_recipe(tmp_path / "second.toml")
 
@@ -190,4 +251,6 @@ def test_what_cannot_learn_so_says_so(chain: Recipe, corpus: Path, tmp_path: Pat
         train(replace(chain, augment=AugmentSettings()), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match=r"svm hears windows as they are recorded and no others; leave \[augment\]"):
         train(replace(read_recipe("svm"), augment=NOISY), corpus, tmp_path / "run")
+    with pytest.raises(SettingsError, match="answers go with monitor = 'agreement'"):
+        train(replace(read_recipe("r1"), teacher=TeacherSettings(answers=0.5)), corpus, tmp_path / "run")
     assert not (tmp_path / "run").exists()

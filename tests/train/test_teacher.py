@@ -210,6 +210,7 @@ def test_without_the_teacher_the_cache_is_enough(corpus: Path, tmp_path: Path, m
         ({"functionals": 1.0}, "functionals go with frames: give weight more than 0"),
         ({"layer": 5}, "are 0 to 4"),
         ({"alone": True}, "that learns nothing"),
+        ({"answers": 1.5}, "answers is 1.5; it needs 0"),
     ],
 )
 def test_settings_out_of_range_are_named(values: dict[str, float], message: str) -> None:

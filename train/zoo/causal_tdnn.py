@@ -22,17 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
+from serkit.train.discriminant import SHRINKAGES, analysis, best_shrinkage
 from serkit.train.zoo.layers import Functionals, attention_pool, check_window, relative_level
 from serkit.train.zoo.linear import Batches, fit_linear, linear
-
-#: How far the covariance within emotions, that of a few thousand windows, is drawn towards a multiple of the identity.
-SHRINKAGES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-
-#: Groups of training voices that are left out in turn to choose it.
-N_GROUPS = 5
 
 _BYPASS = 0.66
 
@@ -147,29 +141,14 @@ def fit(model: Any, batches: Batches, validation_score: Callable[[], float], see
         ``shrinkage``, the best by UAR of windows of training voices that are left out in turn, and the validation
         ``score``. Where a single voice trains, validation chooses.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.metrics import recall_score
-    from sklearn.model_selection import GroupKFold
-
     classify = model.get_layer("classify")
     over_time = keras.Model(classify.input, classify.get_layer("standardise").input)
     functionals = keras.Model(model.input, over_time(model.get_layer("encode")(model.input)))
 
-    def analysis(shrinkage: float, x: Any, truth: Any) -> Any:  # each class as likely as any other, as UAR has it
-        n = len(np.unique(truth))
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[1 / n] * n).fit(x, truth)
-
-    def left_out(shrinkage: float, x: Any, truth: Any, voices: Any) -> float:
-        figures = []
-        for rows, others in GroupKFold(min(N_GROUPS, len(set(voices)))).split(x, groups=voices):
-            said = analysis(shrinkage, x[rows], truth[rows]).predict(x[others])
-            figures.append(recall_score(truth[others], said, average="macro", zero_division=np.nan))
-        return float(np.mean(figures))
-
     def analyses(x: Any, truth: Any, voices: Any) -> Iterator[tuple[dict[str, Any], Any]]:
         tried: Sequence[float] = SHRINKAGES
         if len(set(voices)) > 1:
-            tried = (max(SHRINKAGES, key=lambda shrinkage: left_out(shrinkage, x, truth, voices)),)
+            tried = (best_shrinkage(x, truth, voices),)
         for shrinkage in tried:
             yield {"shrinkage": shrinkage}, analysis(shrinkage, x, truth)
 
