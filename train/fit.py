@@ -24,6 +24,7 @@ from serkit.train.features import FeatureSet, load_features
 from serkit.train.metrics import score
 from serkit.train.noises import noise_library
 from serkit.train.outcome import report, report_imitation
+from serkit.train.parallel import n_devices
 from serkit.train.pretrained import pretrained
 from serkit.train.recipe import Recipe, lineage
 from serkit.train.runs import (
@@ -294,7 +295,11 @@ def _answers(recipe: Recipe, model: Any, side: FeatureSet, windows: Windows) -> 
 
 def _refuse_what_is_learned_by_descent(recipe: Recipe) -> None:
     if recipe.teacher.weight or recipe.split.leak:
-        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [teacher] and no leak")
+        raise SettingsError(f"{recipe.system} is fitted at once: it knows no [teacher] but its answers, and no leak")
+    if (n := n_devices()) > 1:
+        raise SettingsError(
+            f"{recipe.system} is fitted at once, on one device, and {n} share the work; leave --data-parallel out"
+        )
     encoder = SYSTEMS[recipe.system].encoder
     if encoder and not recipe.start:
         raise SettingsError(f"{recipe.system} keeps an encoder as it is; name the recipe that trains it (--start)")

@@ -14,7 +14,7 @@ from keras import layers
 from serkit.edge.errors import SettingsError
 from serkit.edge.frontend import FrontendSettings
 from serkit.edge.window import WindowSettings, softmax
-from serkit.train import consistency
+from serkit.train import consistency, fit
 from serkit.train.augment import AugmentSettings, Cut
 from serkit.train.consistency import TEMPERATURE, Pairs, TeacherAnswers, agreement, learner_of
 from serkit.train.corpora import Utterance
@@ -244,7 +244,9 @@ def test_a_run_is_fitted_learns_and_goes_on_where_it_stopped(
     assert not all(np.array_equal(a, b) for a, b in zip(theirs, kept, strict=False))  # the encoder learned, too
 
 
-def test_what_cannot_learn_so_says_so(chain: Recipe, corpus: Path, tmp_path: Path) -> None:
+def test_what_cannot_learn_so_says_so(
+    chain: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(SettingsError, match="monitor = 'agreement' goes with what is fitted at once and then hears"):
         train(override(chain, training={"monitor": "uar"}), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match="monitor = 'agreement' goes with what is fitted at once and then hears"):
@@ -253,4 +255,9 @@ def test_what_cannot_learn_so_says_so(chain: Recipe, corpus: Path, tmp_path: Pat
         train(replace(read_recipe("svm"), augment=NOISY), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match="answers go with monitor = 'agreement'"):
         train(replace(read_recipe("r1"), teacher=TeacherSettings(answers=0.5)), corpus, tmp_path / "run")
+    monkeypatch.setattr(fit, "n_devices", lambda: 2)
+    with pytest.raises(
+        SettingsError, match="fitted at once, on one device, and 2 share the work; leave --data-parallel"
+    ):
+        train(chain, corpus, tmp_path / "run")
     assert not (tmp_path / "run").exists()

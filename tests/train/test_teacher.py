@@ -348,7 +348,7 @@ def test_a_run_starts_from_an_encoder_that_imitates(
 
 def test_what_is_fitted_at_once_has_no_teacher(corpus: Path, tmp_path: Path) -> None:
     svm = replace(read_recipe("svm"), teacher=TeacherSettings(weight=1.0))
-    with pytest.raises(SettingsError, match=r"fitted at once: it knows no \[teacher\] and no leak"):
+    with pytest.raises(SettingsError, match=r"fitted at once: it knows no \[teacher\] but its answers, and no leak"):
         train(svm, corpus, tmp_path / "run")
     copies = AugmentSettings(time_stretch=0.1)
     leaky = replace(read_recipe("svm"), augment=copies, split=SplitSettings(protocol="random", leak=True))
