@@ -7,15 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from serkit.edge.window import softmax
+from serkit.train.discriminant import analysis
 from serkit.train.zoo.linear import fit_linear, linear
-
-
-def analysis(shrinkage: float, x: Any, truth: Any) -> Any:
-    n = len(np.unique(truth))
-    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=[1 / n] * n).fit(x, truth)
 
 
 @pytest.mark.parametrize("present", [[0, 1, 3], [1, 2], [0, 1, 3, 4, 6]])  # 4 and 6 are classes, but no answers
@@ -45,3 +40,33 @@ def test_it_answers_as_by_itself_and_never_what_nobody_showed(present: list[int]
     alone = analysis(0.3, np.clip((x - x.mean(axis=0)) / x.std(axis=0) / 4, -1, 1), truth)
     said = alone.predict_proba(z)[:, : len(answers)]
     assert np.allclose(softmax(logits)[:, answers], said / said.sum(axis=1, keepdims=True), atol=2e-3)
+
+
+def test_weights_that_cancel_out_survive_conversion(rng: np.random.Generator) -> None:
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    x = np.tile(rng.normal(size=(50, 192)), 2).astype(np.float32)  # each feature twice
+    large, small = (size * rng.normal(size=(192, 8)) for size in (10, 0.1))
+    weights = [np.zeros(384), np.ones(384), np.concatenate([large, small - large]), np.zeros(8)]
+    errors = {}
+    for twin in (False, True):
+        inputs = keras.Input((384,))
+        network = keras.Model(inputs, linear(inputs, 8, twin=twin))
+        network.set_weights(weights)
+        module = tf.Module()
+        module.answer = tf.function(network, input_signature=[tf.TensorSpec((1, 384))])
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([module.answer.get_concrete_function()], module)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        engine = Interpreter(model_content=converter.convert())
+        engine.allocate_tensors()
+        (given,), (answered,) = engine.get_input_details(), engine.get_output_details()
+        said = []
+        for row in x:
+            engine.set_tensor(given["index"], row[None])
+            engine.invoke()
+            said.append(engine.get_tensor(answered["index"])[0])
+        expected = np.asarray(network(x))
+        errors[twin] = np.abs(said - expected).max() / expected.std()
+    assert errors[True] < 1e-3
+    assert errors[False] > 0.1  # else there would be no need for it

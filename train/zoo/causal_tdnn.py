@@ -123,7 +123,7 @@ def build(
     encode = encoder(n_frames, n_features, twin=twin, **options)
     inputs = keras.Input((n_frames, n_features), name="log_mel")
     heard = keras.Input(encode.output.shape[1:], name="features")
-    logits = linear(Functionals(("mean", "deviation"))(heard), n_labels)
+    logits = linear(Functionals(("mean", "deviation"))(heard), n_labels, twin=twin)
     if lstm_units:
         x = layers.AveragePooling1D(pool, padding="same")(heard)
         x = layers.Dense(project, activation="relu", name="project")(x)
