@@ -41,18 +41,14 @@ _N_DRAWS = 5  # windows of each recording that it is fitted to
 _NEVER = -30.0  # logit of a label that nobody in training has
 
 
-@keras.saving.register_keras_serializable("serkit")
-class AsDeployed(layers.Wrapper):  # type: ignore[misc]
-    """A network as it answers on the device, trained or not: batch normalisation keeps the statistics it has."""
-
-    def call(self, inputs: Any) -> Any:
-        return self.layer(inputs, training=False)
-
-
 def learner_of(model: Any) -> Any:
-    """What is trained: the network, ``(batch, ...)`` to logits divided by `TEMPERATURE`; it shares all weights."""
+    """What is trained: the network, ``(batch, ...)`` to logits divided by `TEMPERATURE`; it shares all weights.
+
+    Its batch normalisations follow what it hears now: with the statistics of quiet speech features leave the range that
+    is listened to, and the BiLSTM dies (``train/EXPERIMENTS.md``, "What the statistics did").
+    """
     inputs = keras.Input(model.input_shape[1:])
-    return keras.Model(inputs, layers.Rescaling(1 / TEMPERATURE)(AsDeployed(model)(inputs)), name="consistent")
+    return keras.Model(inputs, layers.Rescaling(1 / TEMPERATURE)(model(inputs)), name="consistent")
 
 
 def _answers(kept: Any, windows: Array) -> Array:
