@@ -126,6 +126,11 @@ def train(recipe: Recipe, data: Path, out: Path, cache: Path | None = None) -> d
     keras.utils.set_random_seed(recipe.training.seed)
     model = build_system(recipe)
     split = split_for(recipe, data)
+    if recipe.teacher.answers and len(voices(split.train)) < 2:
+        raise SettingsError(
+            "[teacher] answers are given to voices left out, and a single one trains; leave answers out, or add a "
+            "corpus"
+        )
     _check_start_beside(recipe, split, data, out)
     run = open_run(recipe, out)  # not before: what is refused leaves no folder that stands in the way
     start = _start_of(recipe, data, out, cache)

@@ -17,11 +17,12 @@ from serkit.edge.window import WindowSettings, softmax
 from serkit.train import consistency, fit
 from serkit.train.augment import AugmentSettings, Cut
 from serkit.train.consistency import TEMPERATURE, Pairs, TeacherAnswers, agreement, learner_of
-from serkit.train.corpora import Utterance
+from serkit.train.corpora import Utterance, read_corpus
 from serkit.train.features import FeatureSet
 from serkit.train.fit import train
 from serkit.train.recipe import Recipe, TrainingSettings, override, read_recipe
 from serkit.train.runs import load_run, load_trained
+from serkit.train.splits import Split
 from serkit.train.teacher import N_VALUES, Lessons, TeacherSettings, scale_of
 from serkit.train.zoo import causal_tdnn
 
@@ -129,13 +130,9 @@ def test_the_teacher_answers_of_voices_that_it_was_not_fitted_to(
     monkeypatch.setattr(consistency, "analysis", lambda s, x, y: (fitted.append(len(x)), analyse(s, x, y))[1])
     recipe = replace(recipe, teacher=TeacherSettings(answers=0.5))
 
-    def answers_to(n_voices: int) -> tuple[TeacherAnswers, FeatureSet]:
-        speech, heard = spoken(rng, n_voices)
-        scale = scale_of(heard, recipe.teacher)
-        lessons = Lessons(heard, recipe.teacher, scale, recipe.frontend, recipe.window, 18)
-        return TeacherAnswers(recipe, speech, lessons), speech
-
-    answers, speech = answers_to(4)
+    speech, heard = spoken(rng, 4)
+    scale = scale_of(heard, recipe.teacher)
+    answers = TeacherAnswers(recipe, speech, Lessons(heard, recipe.teacher, scale, recipe.frontend, recipe.window, 18))
     assert fitted == [90, 90, 90]  # five windows of nine recordings of two of the three voices of the recipe's corpus
     said = np.stack([answers(row, Cut(10.0, 1.0)) for row in range(40)])
     assert np.allclose(said.sum(axis=1), 1, atol=1e-5)
@@ -143,8 +140,6 @@ def test_the_teacher_answers_of_voices_that_it_was_not_fitted_to(
     assert np.mean([a == u.emotion for a, u in zip(named, speech.utterances, strict=True)]) > 0.85
     assert said[:, recipe.labels.index("sad")].max() < 1e-3  # nobody was sad
     assert np.isnan(answers(0, Cut(1e4, 1.0))).all()
-    with pytest.raises(SettingsError, match="a single one trains; leave answers out"):
-        answers_to(2)
 
 
 def test_the_learner_is_the_network_whose_statistics_follow(
@@ -247,6 +242,8 @@ def test_a_run_is_fitted_learns_and_goes_on_where_it_stopped(
 def test_what_cannot_learn_so_says_so(
     chain: Recipe, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    one = tuple(u for u in read_corpus("ravdess", corpus) if u.speaker == "2")
+    alone = Split(protocol="ship-test", fold=0, train=one[1:], validation=one[:1], test=())
     with pytest.raises(SettingsError, match="monitor = 'agreement' goes with what is fitted at once and then hears"):
         train(override(chain, training={"monitor": "uar"}), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match="monitor = 'agreement' goes with what is fitted at once and then hears"):
@@ -255,6 +252,9 @@ def test_what_cannot_learn_so_says_so(
         train(replace(read_recipe("svm"), augment=NOISY), corpus, tmp_path / "run")
     with pytest.raises(SettingsError, match="answers go with monitor = 'agreement'"):
         train(replace(read_recipe("r1"), teacher=TeacherSettings(answers=0.5)), corpus, tmp_path / "run")
+    monkeypatch.setattr(fit, "split_for", lambda *_: alone)
+    with pytest.raises(SettingsError, match="a single one trains; leave answers out"):
+        train(chain, corpus, tmp_path / "run")
     monkeypatch.setattr(fit, "n_devices", lambda: 2)
     with pytest.raises(
         SettingsError, match="fitted at once, on one device, and 2 share the work; leave --data-parallel"
