@@ -7,8 +7,8 @@ makes, and its targets are the answers of itself, as it was fitted, to the same 
 Consistency Training*). No label is looked at, so the speech that its encoder learned from takes part as well.
 
 What the network answers about those who trained it is surer than it should be, and no better than it is. So
-`TeacherAnswers` may take part: by what the teacher of `serkit.train.teacher` hears in the same window, where each voice
-is left out of what is fitted to name its emotions.
+`TeacherAnswers`, which need labels, may take part: by what the teacher of `serkit.train.teacher` hears in the same
+window, where each voice is left out of what is fitted to name its emotions.
 """
 
 from __future__ import annotations
